@@ -1,0 +1,5 @@
+#include "engine.h"
+int engine_version(void)
+{
+    return 1;
+}

@@ -1,0 +1,117 @@
+/* The extension module: helpers, and one `py_add_*` a type. */
+#include "py.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+
+/* Slot numbers of newer Pythons than the limited API we build for: chosen at run
+ * time, because 3.11 refuses slots it does not know. */
+#define SLOT_MULTIPLE_INTERPRETERS 3 /* 3.12 */
+#define PER_INTERPRETER_GIL ((void *)2)
+
+static _Atomic unsigned fork_count;
+
+static void count_fork(void)
+{
+    atomic_fetch_add(&fork_count, 1);
+}
+
+unsigned py_fork_count(void)
+{
+    return atomic_load_explicit(&fork_count, memory_order_relaxed);
+}
+
+PyObject *py_raise(const char *name, const char *format, ...)
+{
+    PyObject *errors = PyImport_ImportModule("rings.errors");
+    PyObject *type = errors ? PyObject_GetAttrString(errors, name) : NULL;
+    Py_XDECREF(errors);
+    if (type == NULL)
+        return NULL;
+    va_list args;
+    va_start(args, format);
+    PyErr_FormatV(type, format, args);
+    va_end(args);
+    Py_DECREF(type);
+    return NULL;
+}
+
+int py_add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL)
+        return -1;
+    int rc = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return rc;
+}
+
+int py_deadline(PyObject *timeout_s, uint64_t *deadline_ns)
+{
+    if (timeout_s == NULL || timeout_s == Py_None) {
+        *deadline_ns = NO_DEADLINE;
+        return 0;
+    }
+    double seconds = PyFloat_AsDouble(timeout_s);
+    if (seconds == -1.0 && PyErr_Occurred())
+        return -1;
+    if (seconds != seconds) {
+        PyErr_SetString(PyExc_ValueError, "timeout must be a number of seconds or None, not NaN");
+        return -1;
+    }
+    if (seconds > 9e9)
+        *deadline_ns = NO_DEADLINE;
+    else
+        *deadline_ns = now_ns() + (seconds > 0 ? (uint64_t)(seconds * 1e9) : 0);
+    return 0;
+}
+
+int py_wait(const struct waiter *waiter, uint64_t deadline_ns)
+{
+    for (;;) {
+        enum wait_result result;
+        Py_BEGIN_ALLOW_THREADS
+        result = wait_once(waiter, deadline_ns);
+        Py_END_ALLOW_THREADS
+        if (result != WAIT_INTERRUPTED)
+            return result;
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+}
+
+static int exec_module(PyObject *module)
+{
+    if (py_add_xen(module) < 0 || py_add_front(module) < 0 || py_add_spsc(module) < 0 ||
+        py_add_mpmc(module) < 0 || py_add_atomics(module) < 0)
+        return -1;
+    return 0;
+}
+
+static PyModuleDef_Slot slots_311[] = {
+    {Py_mod_exec, exec_module},
+    {0, NULL},
+};
+static PyModuleDef_Slot slots_312[] = {
+    {Py_mod_exec, exec_module},
+    {SLOT_MULTIPLE_INTERPRETERS, PER_INTERPRETER_GIL},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_311 = {
+    PyModuleDef_HEAD_INIT, .m_name = "rings._core", .m_size = 0, .m_slots = slots_311};
+static struct PyModuleDef module_312 = {
+    PyModuleDef_HEAD_INIT, .m_name = "rings._core", .m_size = 0, .m_slots = slots_312};
+
+static pthread_once_t forks_counted = PTHREAD_ONCE_INIT;
+
+static void count_forks(void)
+{
+    pthread_atfork(NULL, NULL, count_fork);
+}
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    pthread_once(&forks_counted, count_forks);
+    return PyModuleDef_Init(Py_Version >= 0x030C0000 ? &module_312 : &module_311);
+}

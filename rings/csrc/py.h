@@ -1,0 +1,44 @@
+/* What every Python-facing file here shares.
+ *
+ * Limited API 3.11.  One file per type: each has a `py_add_*` that the module's
+ * exec slot calls.  None is returned by py_none(): under the limited API the
+ * Py_RETURN_NONE of newer headers does not count the reference on 3.11.
+ */
+#ifndef RINGS_PY_H
+#define RINGS_PY_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "core.h"
+#include "wait.h"
+
+static inline PyObject *py_none(void)
+{
+    Py_IncRef(Py_None);
+    return Py_None;
+}
+
+/* Raise class `name` of rings.errors; returns NULL. */
+PyObject *py_raise(const char *name, const char *format, ...);
+
+/* Make a heap type from `spec` and add it to the module. 0, or -1 with an error. */
+int py_add_type(PyObject *module, PyType_Spec *spec);
+
+/* Seconds (None: for ever) to a deadline on CLOCK_MONOTONIC. 0, or -1 with an error. */
+int py_deadline(PyObject *timeout_s, uint64_t *deadline_ns);
+
+/* Wait with the GIL released, running Python's signal handlers in between.
+ * WAIT_READY, WAIT_TIMED_OUT, WAIT_BROKEN or WAIT_HUNG_UP; -1 with an error set. */
+int py_wait(const struct waiter *waiter, uint64_t deadline_ns);
+
+/* Counts the forks this process descends from, since the module was loaded. */
+unsigned py_fork_count(void);
+
+int py_add_xen(PyObject *module);
+int py_add_front(PyObject *module);
+int py_add_spsc(PyObject *module);
+int py_add_mpmc(PyObject *module);
+int py_add_atomics(PyObject *module);
+
+#endif

@@ -1,0 +1,194 @@
+"""Where every shared byte lies: offsets, sizes and constants, nothing else.
+
+``docs/LAYOUT.md`` is the normative text; a test holds its tables, these numbers
+and the C ``offsetof`` values against one another.  All integers are in the
+machine's own byte order (little-endian on every supported machine).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+PAGE: Final = 4096
+U32: Final = 0xFFFF_FFFF
+
+# -- region header: the first page of every region ---------------------------
+
+MAGIC: Final = 0x4D454D53474E4952  # b"RINGSMEM" as a little-endian u64
+VERSION: Final = 1
+BYTE_ORDER: Final = 0x01020304
+
+REGION_MAGIC: Final = 0  # u64, stored last with release
+REGION_VERSION: Final = 8  # u32
+REGION_KIND: Final = 12  # u32, KIND_*
+REGION_SIZE: Final = 16  # u64, bytes of the whole region
+REGION_GENERATION: Final = 24  # u64
+REGION_CREATOR_PID: Final = 32  # u32
+REGION_BYTE_ORDER: Final = 36  # u32
+REGION_CREATOR_START: Final = 40  # u64, clock ticks since boot
+REGION_PARAMS: Final = 64  # kind-specific parameters, up to the page's end
+REGION_HEADER_SIZE: Final = PAGE
+
+KIND_PLAIN: Final = 0
+KIND_SPLIT: Final = 1
+KIND_SPSC: Final = 2
+KIND_MPMC: Final = 3
+KIND_BROADCAST: Final = 4
+
+# -- parameters of a split connection (KIND_SPLIT) ---------------------------
+
+SPLIT_RING_LAYOUT: Final = 64  # u32, XEN or PADDED
+SPLIT_SLOTS: Final = 68  # u32
+SPLIT_SLOT_SIZE: Final = 72  # u32
+SPLIT_PROTOCOL: Final = 76  # u32, PROTOCOL_*
+SPLIT_RING_OFFSET: Final = 80  # u64
+SPLIT_RING_SIZE: Final = 88  # u64
+SPLIT_GRANTS_OFFSET: Final = 96  # u64
+SPLIT_GRANTS: Final = 104  # u32, entries in the grant table
+SPLIT_START: Final = 108  # u32, index of the first request
+SPLIT_DATA_OFFSET: Final = 112  # u64
+SPLIT_DATA_SIZE: Final = 120  # u64
+
+# -- ring headers -------------------------------------------------------------
+
+XEN: Final = 0
+PADDED: Final = 1
+
+
+class RingWords(NamedTuple):
+    """Offsets, from the ring's first byte, of its four words and its slots."""
+
+    req_prod: int
+    req_event: int
+    rsp_prod: int
+    rsp_event: int
+    slots: int
+
+
+XEN_WORDS: Final = RingWords(0, 4, 8, 12, 64)
+PADDED_WORDS: Final = RingWords(0, 132, 128, 4, 256)
+RING_WORDS: Final = {XEN: XEN_WORDS, PADDED: PADDED_WORDS}
+MAX_SLOTS: Final = 1 << 16
+MAX_SLOT_SIZE: Final = 4096
+
+# -- grant table entry ---------------------------------------------------------
+
+GRANT_SIZE: Final = 32
+GRANT_OFFSET: Final = 0  # u64, from the region's first byte
+GRANT_LENGTH: Final = 8  # u64
+GRANT_GENERATION: Final = 16  # u32
+GRANT_RIGHTS: Final = 20  # u32, stored last with release; 0 = not granted
+GRANT_RESERVED: Final = 24  # u64, zero
+
+RIGHT_DEVICE_READS: Final = 1  # the device may read it (a write request's data)
+RIGHT_DEVICE_WRITES: Final = 2  # the device may write it (a read request's buffer)
+
+# -- protocols in the slots of a split ring -------------------------------------
+
+PROTOCOL_IO: Final = 1
+PROTOCOL_BLKIF: Final = 2  # Xen blkif, x86_64 ABI
+
+IO_REQUEST_SIZE: Final = 64
+IO_ID: Final = 0  # u64, echoed in the response
+IO_OP: Final = 8  # u8, OP_*
+IO_FLAGS: Final = 9  # u8, IO_FLAG_*
+IO_NR_SEGMENTS: Final = 10  # u16
+IO_RESERVED: Final = 12  # u32, zero
+IO_OFFSET: Final = 16  # u64, bytes on the device; for OP_CANCEL the id meant
+IO_LENGTH: Final = 24  # u64, bytes; for read and write the sum of the segments
+IO_SEGMENTS: Final = 32  # two segments of 16 bytes
+IO_INLINE_SEGMENTS: Final = 2
+IO_MAX_SEGMENTS: Final = 64
+
+SEGMENT_SIZE: Final = 16
+SEGMENT_GREF: Final = 0  # u32, index in the grant table
+SEGMENT_GENERATION: Final = 4  # u32, the grant's generation
+SEGMENT_OFFSET: Final = 8  # u32, from the grant's first byte
+SEGMENT_LENGTH: Final = 12  # u32
+
+IO_FLAG_INDIRECT: Final = 1  # segment 0 names the table of nr_segments segments
+
+OP_ECHO: Final = 1
+OP_READ: Final = 2
+OP_WRITE: Final = 3
+OP_FLUSH: Final = 4
+OP_DISCARD: Final = 5
+OP_WRITE_ZEROES: Final = 6
+OP_CANCEL: Final = 7
+
+IO_RESPONSE_SIZE: Final = 16
+IO_RSP_ID: Final = 0  # u64
+IO_RSP_RESULT: Final = 8  # s64, bytes done, or minus an errno
+
+BLKIF_SLOT_SIZE: Final = 112
+
+
+class Geometry(NamedTuple):
+    """Where the parts of one split connection's region lie.  All in bytes."""
+
+    size: int
+    ring_layout: int
+    slots: int
+    slot_size: int
+    protocol: int
+    ring_offset: int
+    ring_size: int
+    grants_offset: int
+    grants: int
+    start: int
+    data_offset: int
+    data_size: int
+
+
+def round_up(value: int, unit: int = PAGE) -> int:
+    """Return ``value`` raised to the next multiple of ``unit``."""
+    return -(-value // unit) * unit
+
+
+def split_geometry(
+    *,
+    ring_layout: int = PADDED,
+    slots: int = 128,
+    slot_size: int = IO_REQUEST_SIZE,
+    protocol: int = PROTOCOL_IO,
+    grants: int = 1024,
+    data_size: int = 4 << 20,
+    start: int = 0,
+) -> Geometry:
+    """Lay out header, ring, grant table and data area, each on its own pages.
+
+    Raises:
+        ValueError: A number is out of range; the message says which and why.
+    """
+    if slots < 1 or slots & (slots - 1) or slots > MAX_SLOTS:
+        raise ValueError(f"slots must be a power of two up to {MAX_SLOTS}, not {slots}")
+    if not 16 <= slot_size <= MAX_SLOT_SIZE or slot_size % 8:
+        raise ValueError(
+            f"slot_size must be a multiple of 8 in 16..{MAX_SLOT_SIZE}, not {slot_size}"
+        )
+    if ring_layout not in RING_WORDS:
+        raise ValueError(f"ring_layout must be XEN or PADDED, not {ring_layout}")
+    if not 1 <= grants <= 1 << 20:
+        raise ValueError(f"grants must be in 1..{1 << 20}, not {grants}")
+    if not 0 <= start <= U32:
+        raise ValueError(f"start must be a u32, not {start}")
+    if data_size < 0 or data_size % PAGE:
+        raise ValueError(f"data_size must be a multiple of {PAGE}, not {data_size}")
+    ring_offset = REGION_HEADER_SIZE
+    ring_size = round_up(RING_WORDS[ring_layout].slots + slots * slot_size)
+    grants_offset = ring_offset + ring_size
+    data_offset = grants_offset + round_up(grants * GRANT_SIZE)
+    return Geometry(
+        size=data_offset + data_size,
+        ring_layout=ring_layout,
+        slots=slots,
+        slot_size=slot_size,
+        protocol=protocol,
+        ring_offset=ring_offset,
+        ring_size=ring_size,
+        grants_offset=grants_offset,
+        grants=grants,
+        start=start,
+        data_offset=data_offset,
+        data_size=data_size,
+    )
