@@ -473,14 +473,14 @@ static void drop_requests(struct ring *ring)
 
 static void drop_bell(struct ring *ring)
 {
-    if (ring->bell_armed)
+    if (ring->bell_armed && ring->bell_canceller.owner == NULL)
         let_go(ring, &ring->bell_canceller, &ring->bell);
 }
 
 int engine_detach(engine *engine, uint32_t number, bool drain)
 {
     struct ring *ring = number < MAX_RINGS ? engine->rings[number] : NULL;
-    if (ring == NULL || ring->detached)
+    if (ring == NULL || (ring->detached && (drain || ring->state != RING_DRAINING)))
         return -ENOENT;
     ring->detached = true;
     if (drain && ring->state == RING_SERVING) {
