@@ -1,6 +1,6 @@
 /* The one place where anything of ours goes to sleep.
  *
- * look -> spin a while -> announce, look again -> poll -> look
+ * look -> spin a while -> announce, look again -> sleep -> look
  *
  * `final_check` announces (a full-barrier store of an event index or a waiter
  * count) and looks once more; only when that finds nothing does the caller
@@ -46,6 +46,8 @@ struct waiter {
     void *ring;
     int64_t (*look)(void *ring);        /* > 0 ready, 0 nothing, < 0 broken */
     int64_t (*final_check)(void *ring); /* the same, having announced */
+    /* How to sleep, or NULL for poll() on the two descriptors below. */
+    enum wait_result (*sleep)(void *ring, uint64_t deadline_ns);
     struct spin *spin;                  /* NULL: never spin */
     int event_fd;                       /* the peer writes it (eventfd, non-blocking) */
     int hangup_fd;                      /* socket or pidfd of the peer, or -1 */
@@ -145,6 +147,8 @@ static inline enum wait_result wait_once(const struct waiter *waiter, uint64_t d
         ready = waiter->final_check(waiter->ring);
     if (ready != 0)
         return wait_verdict(ready);
+    if (waiter->sleep != NULL)
+        return waiter->sleep(waiter->ring, deadline_ns);
     return wait_sleep(waiter, deadline_ns);
 }
 
