@@ -232,7 +232,8 @@ class Region:
         """Travel to another process; a frozen region arrives read-only."""
         from multiprocessing.reduction import DupFd
 
-        writable = self.writable and not is_frozen(self.fileno())
+        frozen = self._sealed and is_frozen(self.fileno())
+        writable = self.writable and not frozen
         return reattach, (DupFd(self.fd), self.size, self.kind, writable, self._sealed)
 
 
