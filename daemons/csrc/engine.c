@@ -47,7 +47,7 @@ struct ring {
     int wait_fd, notify_fd;
     int bell_file, device_file, buffer;
     struct op bell, bell_canceller;
-    bool bell_armed, dirty, detached, announced;
+    bool bell_armed, worked, dirty, detached, announced;
     uint32_t drain_until;
     uint32_t empty_wakes;
     uint64_t arm_after_ns;
@@ -292,6 +292,7 @@ static bool serve(struct ring *ring)
         taken++;
     }
     if (taken > 0) {
+        ring->worked = true;
         ring->empty_wakes = 0;
         ring->arm_after_ns = 0;
     }
@@ -368,7 +369,7 @@ static void bell_done(struct ring *ring)
         return;
     event_drain(ring->wait_fd);
     ring->stats.wakes++;
-    if (ring->state != RING_SERVING || ready_requests(ring) != 0)
+    if (ring->worked || ring->state != RING_SERVING || ready_requests(ring) != 0)
         return;
     ring->stats.spurious_wakes++;
     if (++ring->empty_wakes > STORM_WAKES) {
@@ -566,6 +567,7 @@ static void arm(struct ring *ring, uint64_t now)
         return;
     }
     ring->bell_armed = true;
+    ring->worked = false;
     submit(ring, &ring->bell);
 }
 
