@@ -59,8 +59,9 @@ static struct client attacker, victim;
 
 static bool in_data(const struct client *client, const struct iovec *iov)
 {
-    uint8_t *first = iov->iov_base, *data = client->memory + DATA_AT;
-    return first >= data && iov->iov_len <= (size_t)(client->memory + REGION - first);
+    uint8_t *first = iov->iov_base, *end = client->memory + REGION;
+    return first >= client->memory + DATA_AT && first < end &&
+           iov->iov_len <= (size_t)(end - first);
 }
 
 /* Stands in for the system calls: see the essay above. */
