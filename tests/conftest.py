@@ -150,11 +150,10 @@ def leaves_nothing(
         places.append(request.getfixturevalue("tmp_path"))
     before = set(left_over(set(), *places))
     yield
-    gc.collect()
     stop_courtesies()
     give_up = time.monotonic() + GRACE_S
     while (left := left_over(before, *places)) and time.monotonic() < give_up:
-        time.sleep(0.02)
-        gc.collect()
+        gc.collect()  # costly beside a test of a millisecond: only when in need
         multiprocessing.active_children()
+        time.sleep(0.01)
     assert not left, "the test left behind: " + ", ".join(left)
