@@ -140,6 +140,12 @@ def left_over(before: set[str], *places: Path) -> list[str]:
     return sorted(now - before)
 
 
+@pytest.fixture
+def inventory() -> Callable[..., list[str]]:
+    """Return what looks for what is left over."""
+    return left_over
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing(
     request: pytest.FixtureRequest, run_directory: Path
