@@ -31,6 +31,7 @@ from .server import DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, Server
 EXIT_USAGE: Final = 2
 EXIT_UNDRAINED: Final = 1
 ENGINES: Final = ("auto", "uring", "threads", "mock")
+MAX_SECONDS: Final = 1e6
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -81,10 +82,23 @@ def _parser() -> argparse.ArgumentParser:
     echo.add_argument("--name", default="echo0")
     null = kinds.add_parser("null", help="serve a device that forgets and reads zeroes")
     null.add_argument("--name", default="null0")
-    null.add_argument("--size", type=int, default=1 << 40, metavar="BYTES")
+    null.add_argument("--size", type=_natural, default=1 << 40, metavar="BYTES")
     for kind in (block, echo, null):
         _add_common(kind)
     return parser
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not in 0 to {MAX_SECONDS}")
+    return value
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -93,21 +107,21 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES, default="auto")
     add(
         "--spin-us",
-        type=int,
+        type=_natural,
         default=0,
         metavar="N",
         help="look at the rings for N microseconds before sleeping (0: sleep at once)",
     )
     add(
         "--allow-uid",
-        type=int,
+        type=_natural,
         action="append",
         default=[],
         metavar="UID",
         help="a user allowed beside this one and root; may be given several times",
     )
-    add("--hello-timeout", type=float, default=HELLO_TIMEOUT_S, metavar="SECONDS")
-    add("--drain-timeout", type=float, default=DRAIN_TIMEOUT_S, metavar="SECONDS")
+    add("--hello-timeout", type=_seconds, default=HELLO_TIMEOUT_S, metavar="SECONDS")
+    add("--drain-timeout", type=_seconds, default=DRAIN_TIMEOUT_S, metavar="SECONDS")
     add("--log-level", choices=LEVELS, default="info")
     add("--ready-fd", type=int, metavar="FD", help="write a line there when accepting")
     add("--exit-with", type=int, metavar="PID", help="end when the parent PID does")
