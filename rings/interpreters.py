@@ -1,0 +1,161 @@
+"""Own-GIL interpreters on 3.12, 3.13 and 3.14, by one name each.
+
+    with interpreters.create() as worker:
+        worker.run("import rings; ...", fd=region.fileno(), size=region.size)
+
+`run` occupies the calling thread until the script ends, so give each interpreter a
+thread of its own.  Into the script go strings, bytes, numbers, booleans and None,
+by name; a ring goes in as its file descriptors, which every interpreter of the
+process shares, and each interpreter attaches a mapping of its own.
+
+Signals reach only the main interpreter.  A script that waits without end never
+sees Ctrl-C, and nothing can stop it from outside.  So give it an eventfd to stop
+by, put that into whatever it polls, and run it beside the main thread:
+
+    stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    thread = threading.Thread(target=worker.run, args=(SCRIPT,), kwargs={"stop": stop})
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        os.eventfd_write(stop, 1)
+        thread.join()
+        raise
+
+where the script polls both, and leaves when `stop` is readable:
+
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    poll.register(stop, select.POLLIN)
+    while stop not in dict(poll.poll()):
+        ...
+
+A script sleeping in `Atomics.wait` is stopped by a word of its own and a notify.
+
+Two rules of CPython's.  Never fork while an own-GIL interpreter lives: the child
+hangs or crashes; start processes by spawn.  And import in it only what says that
+it can: numpy, cffi and posix_ipc do not, and hashlib, ssl and asyncio break 3.12.1.
+
+On 3.11 there is none of this: what it calls isolated shares the one GIL and may
+not start threads.  Use processes there.
+
+Source:
+    PEP 684, A Per-Interpreter GIL; PEP 734, Multiple Interpreters in the Stdlib.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import TracebackType
+from typing import Any
+
+from .errors import BusyError, ClosedError, RingError
+
+Shareable = str | bytes | int | float | bool | None
+
+
+class ScriptError(RingError):
+    """A script ended by an exception in its interpreter; the message says which."""
+
+
+def create() -> Interpreter:
+    """Make an interpreter with a GIL of its own.
+
+    Raises:
+        NotImplementedError: Python is 3.11, which has none.
+    """
+    if sys.version_info < (3, 12):
+        raise NotImplementedError(
+            "own-GIL interpreters need Python 3.12 or newer: on 3.11 interpreters "
+            "share one GIL and may not start threads; use a process instead"
+        )
+    return Interpreter()
+
+
+class Interpreter:
+    """One own-GIL interpreter; `create` makes it, `close` destroys it."""
+
+    def __init__(self) -> None:
+        self._api: Any = _find_api()
+        self.id: int = self._api.create()
+        self.closed = False
+
+    def run(self, script: str, **names: Shareable) -> None:
+        """Run `script` in the interpreter's `__main__`, with `names` bound there.
+
+        Raises:
+            ScriptError: The script raised; the message has its type and text.
+            BusyError: Another thread is running a script in it.
+            ClosedError: The interpreter was closed.
+        """
+        if self.closed:
+            raise ClosedError("this interpreter was closed: create another")
+        if self._api.is_running(self.id):
+            raise BusyError(f"interpreter {self.id} is running a script: wait for its end")
+        self._api.run(self.id, script, names)
+
+    def close(self) -> None:
+        """Destroy the interpreter; harmless the second time.
+
+        Raises:
+            BusyError: A script is running in it: stop that first.
+        """
+        if self.closed:
+            return
+        if self._api.is_running(self.id):
+            raise BusyError(
+                f"interpreter {self.id} is running a script: stop it, then close"
+            )
+        self._api.destroy(self.id)
+        self.closed = True
+
+    def __enter__(self) -> Interpreter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _find_api() -> _Api312 | _Api313:
+    return _Api312() if sys.version_info < (3, 13) else _Api313()
+
+
+class _Api312:
+    """`_xxsubinterpreters`, where a failed script is an exception."""
+
+    def __init__(self) -> None:
+        self._module = import_module("_xxsubinterpreters")
+        self.is_running = self._module.is_running
+        self.destroy = self._module.destroy
+
+    def create(self) -> int:
+        return int(self._module.create(isolated=True))
+
+    def run(self, interpreter: int, script: str, names: dict[str, Shareable]) -> None:
+        try:
+            self._module.run_string(interpreter, script, names)
+        except self._module.RunFailedError as error:
+            raise ScriptError(str(error)) from None
+
+
+class _Api313:
+    """`_interpreters`, which 3.13 and 3.14 have, where it is a value."""
+
+    def __init__(self) -> None:
+        self._module = import_module("_interpreters")
+        self.is_running = self._module.is_running
+        self.destroy = self._module.destroy
+
+    def create(self) -> int:
+        return int(self._module.create("isolated"))
+
+    def run(self, interpreter: int, script: str, names: dict[str, Shareable]) -> None:
+        failure = self._module.run_string(interpreter, script, names)
+        if failure is not None:
+            raise ScriptError(failure.formatted)
