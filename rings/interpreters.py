@@ -13,14 +13,12 @@ sees Ctrl-C, and nothing can stop it from outside.  So give it an eventfd to sto
 by, put that into whatever it polls, and run it beside the main thread:
 
     stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    thread = threading.Thread(target=worker.run, args=(SCRIPT,), kwargs={"stop": stop})
-    thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        os.eventfd_write(stop, 1)
-        thread.join()
-        raise
+    with interpreters.create() as worker, ThreadPoolExecutor(1) as threads:
+        script = threads.submit(worker.run, SCRIPT, stop=stop)
+        try:
+            script.result()
+        except KeyboardInterrupt:
+            os.eventfd_write(stop, 1)
 
 where the script polls both, and leaves when `stop` is readable:
 
@@ -30,7 +28,8 @@ where the script polls both, and leaves when `stop` is readable:
     while stop not in dict(poll.poll()):
         ...
 
-A script sleeping in `Atomics.wait` is stopped by a word of its own and a notify.
+Not `Thread.join`: on 3.12, Ctrl-C there makes it forget a thread that still runs.
+A script that sleeps in `Atomics.wait` is stopped by a change of its word and a notify.
 
 Two rules of CPython's.  Never fork while an own-GIL interpreter lives: the child
 hangs or crashes; start processes by spawn.  And import in it only what says that
@@ -48,7 +47,6 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import TracebackType
-from typing import Any
 
 from .errors import BusyError, ClosedError, RingError
 
@@ -77,8 +75,8 @@ class Interpreter:
     """One own-GIL interpreter; `create` makes it, `close` destroys it."""
 
     def __init__(self) -> None:
-        self._api: Any = _find_api()
-        self.id: int = self._api.create()
+        self._api = _find_api()
+        self.id = self._api.id
         self.closed = False
 
     def run(self, script: str, **names: Shareable) -> None:
@@ -91,9 +89,11 @@ class Interpreter:
         """
         if self.closed:
             raise ClosedError("this interpreter was closed: create another")
-        if self._api.is_running(self.id):
-            raise BusyError(f"interpreter {self.id} is running a script: wait for its end")
-        self._api.run(self.id, script, names)
+        if self._api.is_running():
+            raise BusyError(
+                f"interpreter {self.id} is running a script: wait for its end"
+            )
+        self._api.run(script, names)
 
     def close(self) -> None:
         """Destroy the interpreter; harmless the second time.
@@ -103,11 +103,11 @@ class Interpreter:
         """
         if self.closed:
             return
-        if self._api.is_running(self.id):
+        if self._api.is_running():
             raise BusyError(
                 f"interpreter {self.id} is running a script: stop it, then close"
             )
-        self._api.destroy(self.id)
+        self._api.destroy()
         self.closed = True
 
     def __enter__(self) -> Interpreter:
@@ -122,40 +122,69 @@ class Interpreter:
         self.close()
 
 
-def _find_api() -> _Api312 | _Api313:
-    return _Api312() if sys.version_info < (3, 13) else _Api313()
+def _find_api() -> _Api312 | _Api313 | _Api314:
+    if sys.version_info < (3, 13):
+        return _Api312()
+    return _Api313() if sys.version_info < (3, 14) else _Api314()
 
 
 class _Api312:
-    """`_xxsubinterpreters`, where a failed script is an exception."""
+    """`_xxsubinterpreters`: a failed script is an exception, an id an object."""
 
     def __init__(self) -> None:
         self._module = import_module("_xxsubinterpreters")
-        self.is_running = self._module.is_running
-        self.destroy = self._module.destroy
+        self._id = self._module.create(isolated=True)
+        self.id = int(self._id)
 
-    def create(self) -> int:
-        return int(self._module.create(isolated=True))
+    def is_running(self) -> bool:
+        return bool(self._module.is_running(self._id))
 
-    def run(self, interpreter: int, script: str, names: dict[str, Shareable]) -> None:
+    def run(self, script: str, names: dict[str, Shareable]) -> None:
         try:
-            self._module.run_string(interpreter, script, names)
+            self._module.run_string(self._id, script, names)
         except self._module.RunFailedError as error:
             raise ScriptError(str(error)) from None
 
+    def destroy(self) -> None:
+        self._module.destroy(self._id)
+
 
 class _Api313:
-    """`_interpreters`, which 3.13 and 3.14 have, where it is a value."""
+    """`_interpreters`: a failed script is a value, an id a number."""
 
     def __init__(self) -> None:
         self._module = import_module("_interpreters")
-        self.is_running = self._module.is_running
-        self.destroy = self._module.destroy
+        self.id = int(self._module.create("isolated"))
 
-    def create(self) -> int:
-        return int(self._module.create("isolated"))
+    def is_running(self) -> bool:
+        return bool(self._module.is_running(self.id))
 
-    def run(self, interpreter: int, script: str, names: dict[str, Shareable]) -> None:
-        failure = self._module.run_string(interpreter, script, names)
+    def run(self, script: str, names: dict[str, Shareable]) -> None:
+        failure = self._module.run_string(self.id, script, names)
         if failure is not None:
             raise ScriptError(failure.formatted)
+
+    def destroy(self) -> None:
+        self._module.destroy(self.id)
+
+
+class _Api314:
+    """`concurrent.interpreters`, the public one."""
+
+    def __init__(self) -> None:
+        self._module = import_module("concurrent.interpreters")
+        self._interpreter = self._module.create()
+        self.id = int(self._interpreter.id)
+
+    def is_running(self) -> bool:
+        return bool(self._interpreter.is_running())
+
+    def run(self, script: str, names: dict[str, Shareable]) -> None:
+        self._interpreter.prepare_main(names)
+        try:
+            self._interpreter.exec(script)
+        except self._module.ExecutionFailed as error:
+            raise ScriptError(str(error)) from None
+
+    def destroy(self) -> None:
+        self._interpreter.close()
