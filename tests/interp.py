@@ -48,12 +48,12 @@ def find_python(version: str) -> str | None:
     """Return a Python `version` ("3.12") with a working stdlib, or None."""
     homes = sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python3"))
     on_path = shutil.which(f"python{version}")
-    for candidate in [*map(str, homes), *([on_path] if on_path else [])]:
-        asked = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    for candidate in [sys.executable, *map(str, homes), *filter(None, [on_path])]:
+        asked = [candidate, "-c", "import sys; print(*sys.version_info[:2], sep='.')"]
         answer = subprocess.run(asked, capture_output=True, text=True, check=False)
         if answer.stdout.strip() == version:
             return candidate
-    return sys.executable if "%d.%d" % sys.version_info[:2] == version else None
+    return None
 
 
 def require_python(version: str) -> str:
@@ -95,9 +95,7 @@ def finish(child: subprocess.Popen[str], timeout_s: float = HANG_S) -> str:
     return output
 
 
-def run_python(
-    python: str, script: str, *args: object, fds: Sequence[int] = ()
-) -> str:
+def run_python(python: str, script: str, *args: object, fds: Sequence[int] = ()) -> str:
     """Return what `python -c script args` prints; it must succeed."""
     return finish(start_python(python, script, *args, fds=fds))
 

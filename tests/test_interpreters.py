@@ -136,7 +136,8 @@ def test_names_go_in_and_errors_come_out(python: str) -> None:
 from rings import errors, interpreters
 
 with interpreters.create() as worker:
-    worker.run("assert (a, b, c, d) == (1, 'x', b'y', None)", a=1, b="x", c=b"y", d=None)
+    names = {"a": 1, "b": "x", "c": b"y", "d": None}
+    worker.run("assert (a, b, c, d) == (1, 'x', b'y', None)", **names)
     try:
         worker.run("{}['missing']")
     except interpreters.ScriptError as error:
