@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from textwrap import indent
 from typing import Literal
 
@@ -18,6 +21,7 @@ import pytest
 from rings.atomics import Atomics
 from rings.errors import BusyError, ClosedError
 from tests.interp import (
+    ROOT,
     finish,
     require_python,
     run_in_interpreter,
@@ -146,7 +150,7 @@ def test_it_takes_a_buffer_or_what_has_one() -> None:
     words = Atomics(region, offset=4088)
     assert (len(words), words.format, words.itemsize) == (2, "i", 4)
     words.store(1, 0x01020304)
-    assert region.buffer[4092:] == b"\x04\x03\x02\x01"
+    assert bytes(region.buffer[4092:]) == b"\x04\x03\x02\x01"
     with pytest.raises(TypeError, match="Region or a bytes-like"):
         Atomics(3)  # type: ignore[arg-type]
 
@@ -431,8 +435,8 @@ def read_word(fd: int, format: Format, index: int = 1) -> int:
 def test_changes_of_two_processes_are_exact(
     script: str, format: Format, memory_fd: int
 ) -> None:
-    run_two(script, memory_fd, FORMATS.index(format), 100_000)
-    assert read_word(memory_fd, format) == 600_000
+    run_two(script, memory_fd, FORMATS.index(format), 300_000)
+    assert read_word(memory_fd, format) == 1_800_000
 
 
 def test_control_load_and_store_lose_changes(memory_fd: int) -> None:
@@ -513,7 +517,9 @@ def test_ctrl_c_ends_a_wait(format: Format, memory_fd: int) -> None:
 
 def test_a_signal_that_raises_nothing_does_not_end_a_wait(memory_fd: int) -> None:
     handler = """
+import shutil
 import signal
+import subprocess
 signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
 """
     child = start_python(sys.executable, handler + WAIT, memory_fd, 2, fds=[memory_fd])
@@ -525,3 +531,37 @@ signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
     with mmap.mmap(memory_fd, 4096) as memory, Atomics(memory, format="q") as words:
         notify_until_woken(words)
     assert finish(child).strip() == "ok"
+
+
+# -- the C header on its own ----------------------------------------------------
+
+SLEEP_C = r"""
+#include "atomics.h"
+
+/* What a sleeper finds that comes to queue after the word has changed. */
+int main(void)
+{
+    static _Alignas(8) uint64_t word = 0x300000002;
+    struct atomics_word wide = {.at = &word, .wide = true}, narrow = {.at = &word};
+    uint64_t soon = now_ns() + 20000000;
+    return atomics_sleep(wide, 0x300000002, soon) != ATOMICS_TIMED_OUT ? 1
+           : atomics_sleep(wide, 0x300000001, soon) != ATOMICS_CHANGED ? 2
+           : atomics_sleep(wide, 0x400000002, soon) != ATOMICS_CHANGED ? 3
+           : atomics_sleep(narrow, 2, soon) != ATOMICS_TIMED_OUT       ? 4
+           : atomics_sleep(narrow, 1, soon) != ATOMICS_CHANGED         ? 5
+           : atomics_notify(wide, 0) != 0                              ? 6
+                                                                       : 0;
+}
+"""
+
+
+def test_the_kernel_compares_the_whole_word(tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source, program = tmp_path / "sleep.c", tmp_path / "sleep"
+    source.write_text(SLEEP_C)
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
+    paths = [f"-I{ROOT}/rings/csrc", str(source), "-o", str(program)]
+    subprocess.run([compiler, *flags, *paths], check=True)
+    assert subprocess.run([program], check=False).returncode == 0
