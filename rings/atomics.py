@@ -26,7 +26,7 @@ then notify, as with every futex: whoever was away answers "not-equal" instead o
 "ok" and nobody sleeps on.  A notify without a change may find nobody, and then
 says 0.
 
-`release()` lets go of the buffer, and so does the end of a `with` block; a region
+`close()` lets go of the buffer, and so does the end of a `with` block; a region
 is busy as long as an Atomics looks at it.  Nothing else about the object changes
 after it is made, so threads may share it, with a GIL or without one.
 

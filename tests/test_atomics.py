@@ -210,15 +210,15 @@ def test_read_only_memory_may_be_looked_at_and_waited_on(
                 reader.compare_exchange(0, 0, 1)
 
 
-def test_release_lets_go_of_the_buffer(words: Atomics) -> None:
+def test_close_lets_go_of_the_buffer(words: Atomics) -> None:
     memory = bytearray(64)
     with Atomics(memory) as inner:
         with pytest.raises(BufferError):
             memory.append(0)
-        assert not inner.released
+        assert not inner.closed
     memory.append(0)
-    assert inner.released
-    inner.release()
+    assert inner.closed
+    inner.close()
     calls: list[Callable[[], object]] = [
         lambda: inner.load(0),
         lambda: inner.add(0, 1),
@@ -232,27 +232,27 @@ def test_release_lets_go_of_the_buffer(words: Atomics) -> None:
             call()
 
 
-def test_release_by_an_argument_in_the_middle_of_a_call() -> None:
+def test_close_by_an_argument_in_the_middle_of_a_call() -> None:
     words = Atomics(bytearray(64))
 
-    class Releasing:
+    class Closing:
         def __index__(self) -> int:
-            words.release()
+            words.close()
             return 0
 
     with pytest.raises(ClosedError):
-        words.add(0, Releasing())
+        words.add(0, Closing())
 
 
-def test_release_is_refused_while_a_call_sleeps(
+def test_close_is_refused_while_a_call_sleeps(
     words: Atomics, threads: ThreadPoolExecutor
 ) -> None:
     sleeper = start_sleeper(threads, words, 0, 0)
     with pytest.raises(BusyError, match="1 calls are using"):
-        words.release()
+        words.close()
     assert words.notify(0) == 1
     assert sleeper.result() == "ok"
-    words.release()
+    words.close()
 
 
 # -- wait and notify: the truth table -----------------------------------------

@@ -1,15 +1,15 @@
 /* rings._core.Atomics: the operations of atomics.h on a Python buffer.
  *
  * Everything but `users` is fixed when the object is made, so calls need no lock,
- * with the GIL or without.  `users` counts the calls now using the memory; release
- * turns 0 into RELEASED and refuses anything else, so the memory cannot go away
+ * with the GIL or without.  `users. counts the calls now using the memory; close
+ * turns 0 into CLOSED and refuses anything else, so the memory cannot go away
  * under a call, and a sleeping one least of all.
  */
 #include "py.h"
 
 #include "atomics.h"
 
-#define RELEASED 0x80000000u
+#define CLOSED 0x80000000u
 
 struct atomics {
     PyObject_HEAD
@@ -54,10 +54,10 @@ static int to_word(const struct atomics *self, PyObject *index, struct atomics_w
 
 static int acquire_memory(struct atomics *self)
 {
-    if (!(atomic_fetch_add(&self->users, 1) & RELEASED))
+    if (!(atomic_fetch_add(&self->users, 1) & CLOSED))
         return 0;
     atomic_fetch_sub(&self->users, 1);
-    py_raise("ClosedError", "this Atomics was released: make another over the region");
+    py_raise("ClosedError", "this Atomics was closed: make another over the region");
     return -1;
 }
 
@@ -243,15 +243,15 @@ static PyObject *atomics_notify_method(PyObject *object, PyObject *args, PyObjec
 
 /* ---- life -------------------------------------------------------------------- */
 
-static PyObject *atomics_release(PyObject *object, PyObject *unused)
+static PyObject *atomics_close(PyObject *object, PyObject *unused)
 {
     struct atomics *self = (struct atomics *)object;
     uint32_t none = 0;
-    if (atomic_compare_exchange_strong(&self->users, &none, RELEASED))
+    if (atomic_compare_exchange_strong(&self->users, &none, CLOSED))
         PyBuffer_Release(&self->view);
-    else if (!(none & RELEASED))
+    else if (!(none & CLOSED))
         return py_raise("BusyError", "%u calls are using this Atomics: notify its sleepers, "
-                                     "then release it", (unsigned)none);
+                                     "then close it", (unsigned)none);
     return py_none();
 }
 
@@ -267,7 +267,7 @@ static PyObject *atomics_enter(PyObject *object, PyObject *unused)
 
 static PyObject *atomics_exit(PyObject *object, PyObject *const *args, Py_ssize_t n)
 {
-    return atomics_release(object, NULL);
+    return atomics_close(object, NULL);
 }
 
 /* The buffer itself, or the `buffer` of a Region. */
@@ -368,10 +368,10 @@ static PyObject *get_readonly(PyObject *object, void *unused)
     return PyBool_FromLong(((struct atomics *)object)->view.readonly);
 }
 
-static PyObject *get_released(PyObject *object, void *unused)
+static PyObject *get_closed(PyObject *object, void *unused)
 {
     struct atomics *self = (struct atomics *)object;
-    return PyBool_FromLong((load_seq_cst(&self->users) & RELEASED) != 0);
+    return PyBool_FromLong((load_seq_cst(&self->users) & CLOSED) != 0);
 }
 
 /* ---- the type ------------------------------------------------------------------ */
@@ -398,8 +398,8 @@ static PyMethodDef methods[] = {
     METHOD("notify", atomics_notify_method, METH_VARARGS | METH_KEYWORDS,
            "notify($self, /, index, count=None)\n--\n\n"
            "Wake up to count sleepers (None: all); returns how many."),
-    METHOD("release", atomics_release, METH_NOARGS,
-           "release($self, /)\n--\n\nLet go of the buffer; BusyError while a call uses it."),
+    METHOD("close", atomics_close, METH_NOARGS,
+           "close($self, /)\n--\n\nLet go of the buffer; BusyError while a call uses it."),
     METHOD("__enter__", atomics_enter, METH_NOARGS, NULL),
     METHOD("__exit__", atomics_exit, METH_FASTCALL, NULL),
     {NULL, NULL, 0, NULL},
@@ -409,7 +409,7 @@ static PyGetSetDef getters[] = {
     {"format", get_format, NULL, "'i', 'I', 'q' or 'Q', as struct has them.", NULL},
     {"itemsize", get_itemsize, NULL, "Bytes a word: 4 or 8.", NULL},
     {"readonly", get_readonly, NULL, "True if only load, wait and notify are allowed.", NULL},
-    {"released", get_released, NULL, "True once release() has let go of the buffer.", NULL},
+    {"closed", get_closed, NULL, "True once close() has let go of the buffer.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
