@@ -68,7 +68,7 @@ def use():
         len(words), words.format, words.itemsize, words.readonly, words.closed
         for call in (words.load, words.notify):
             fails(call, 3), fails(call, 2**80), fails(call, "x"), fails(call)
-        fails(words.add, 0, 1.5), fails(words.store, 0, None), fails(words.store, 9, 1)
+        fails(words.add, 0, 1.5), fails(words.store, 0, None), fails(words.store, 9, len(memory) << 60)
         fails(words.compare_exchange, 0, None, 1), fails(words.wait, 0, 0, "x")
     words.close()
     fails(words.load, 0), fails(words.__enter__)
