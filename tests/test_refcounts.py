@@ -56,7 +56,6 @@ print(json.dumps({{name: after[name] - before[name] for name in before}}))
 
 ATOMICS = """
 memory = bytearray(64)
-NOTHING = bytes(8)
 
 def use():
     words = _core.Atomics(memory, format="q", offset=8, count=3)
@@ -68,13 +67,14 @@ def use():
         len(words), words.format, words.itemsize, words.readonly, words.closed
         for call in (words.load, words.notify):
             fails(call, 3), fails(call, 2**80), fails(call, "x"), fails(call)
-        fails(words.add, 0, 1.5), fails(words.store, 0, None), fails(words.store, 9, len(memory) << 60)
+        fails(words.add, 0, 1.5), fails(words.store, 0, None)
+        fails(words.store, 9, len(memory) << 60)
         fails(words.compare_exchange, 0, None, 1), fails(words.wait, 0, 0, "x")
     words.close()
     fails(words.load, 0), fails(words.__enter__)
     fails(_core.Atomics), fails(_core.Atomics, 3), fails(_core.Atomics, memory, 3)
     fails(_core.Atomics, memory, count=99), fails(_core.Atomics, memory, format="h")
-    fails(_core.Atomics(NOTHING).store, 0, 1)
+    fails(_core.Atomics(bytes(8)).store, 0, 1)
 """
 
 XEN = """
