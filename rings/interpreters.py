@@ -14,13 +14,13 @@ by, put that into whatever it polls, and run it beside the main thread:
 
     stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     with interpreters.create() as worker, ThreadPoolExecutor(1) as threads:
-        script = threads.submit(worker.run, SCRIPT, stop=stop)
         try:
-            script.result()
+            threads.submit(worker.run, SCRIPT, stop=stop).result()
         except KeyboardInterrupt:
             os.eventfd_write(stop, 1)
 
-where the script polls both, and leaves when `stop` is readable:
+The end of the `with` block waits for the script, which polls both and leaves when
+`stop` is readable:
 
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from threading import Lock
 from types import TracebackType
 
 from .errors import BusyError, ClosedError, RingError
@@ -78,6 +79,7 @@ class Interpreter:
         self._api = _find_api()
         self.id = self._api.id
         self.closed = False
+        self._running = Lock()
 
     def run(self, script: str, **names: Shareable) -> None:
         """Run `script` in the interpreter's `__main__`, with `names` bound there.
@@ -87,28 +89,36 @@ class Interpreter:
             BusyError: Another thread is running a script in it.
             ClosedError: The interpreter was closed.
         """
-        if self.closed:
-            raise ClosedError("this interpreter was closed: create another")
-        if self._api.is_running():
+        if not self._running.acquire(blocking=False):
             raise BusyError(
                 f"interpreter {self.id} is running a script: wait for its end"
             )
-        self._api.run(script, names)
+        try:
+            if self.closed:
+                raise ClosedError("this interpreter was closed: create another")
+            self._api.run(script, names)
+        finally:
+            self._running.release()
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = 0) -> None:
         """Destroy the interpreter; harmless the second time.
 
+        Args:
+            timeout: Seconds to wait for a running script's end; None: for ever.
+
         Raises:
-            BusyError: A script is running in it: stop that first.
+            BusyError: A script is still running in it: stop that first.
         """
-        if self.closed:
-            return
-        if self._api.is_running():
+        if not self._running.acquire(timeout=-1 if timeout is None else timeout):
             raise BusyError(
                 f"interpreter {self.id} is running a script: stop it, then close"
             )
-        self._api.destroy()
-        self.closed = True
+        try:
+            if not self.closed:
+                self._api.destroy()
+                self.closed = True
+        finally:
+            self._running.release()
 
     def __enter__(self) -> Interpreter:
         return self
@@ -119,7 +129,7 @@ class Interpreter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(None)
 
 
 def _find_api() -> _Api312 | _Api313 | _Api314:
@@ -135,9 +145,6 @@ class _Api312:
         self._module = import_module("_xxsubinterpreters")
         self._id = self._module.create(isolated=True)
         self.id = int(self._id)
-
-    def is_running(self) -> bool:
-        return bool(self._module.is_running(self._id))
 
     def run(self, script: str, names: dict[str, Shareable]) -> None:
         try:
@@ -156,9 +163,6 @@ class _Api313:
         self._module = import_module("_interpreters")
         self.id = int(self._module.create("isolated"))
 
-    def is_running(self) -> bool:
-        return bool(self._module.is_running(self.id))
-
     def run(self, script: str, names: dict[str, Shareable]) -> None:
         failure = self._module.run_string(self.id, script, names)
         if failure is not None:
@@ -175,9 +179,6 @@ class _Api314:
         self._module = import_module("concurrent.interpreters")
         self._interpreter = self._module.create()
         self.id = int(self._interpreter.id)
-
-    def is_running(self) -> bool:
-        return bool(self._interpreter.is_running())
 
     def run(self, script: str, names: dict[str, Shareable]) -> None:
         self._interpreter.prepare_main(names)

@@ -191,9 +191,8 @@ print("left", flush=True)
 '''
 stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 with interpreters.create() as worker, ThreadPoolExecutor(1) as threads:
-    script = threads.submit(worker.run, SCRIPT, stop=stop)
     try:
-        script.result()
+        threads.submit(worker.run, SCRIPT, stop=stop).result()
     except KeyboardInterrupt:
         print("told", flush=True)
         os.eventfd_write(stop, 1)

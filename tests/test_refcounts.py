@@ -97,8 +97,44 @@ def use():
     fails(_core.BackRing), fails(_core.BackRing, b"", slots=4, slot_size=64)
 """
 
+VIEW = """
+def use():
+    view = _core.View(bytearray(64), 8, 16)
+    if sys.version_info >= (3, 12):
+        memoryview(view).release()
+    view.exports, view.released, view.release(), view.release()
+    _core.View(bytes(8), 0, 8, True), fails(_core.View), fails(_core.View, b"", -1, 0)
+    fails(_core.View, bytes(8), 0, 99), fails(memoryview, view)
+"""
+
+FRONT = """
+class Handle(_core.Answer):
+    pass
+
+def make(memory, slots=4):
+    return _core.Front(
+        buffer=memory, layout=1, slots=slots, slot_size=64, start=0, notify_fd=-1,
+        wait_fd=-1, hangup_fd=-1, spin_us=0, on_hangup=list, orphan=Handle,
+    )
+
+def use():
+    front, handle = make(bytearray(256 + 4 * 64)), Handle()
+    handle.answered, handle.value
+    fails(front.submit), fails(front.submit, 1), fails(front.call), fails(front.many)
+    front.flush(), front.collect(), front.in_flight(), front.statistics()
+    front.close()
+    fails(front.wait, 1, 2, 3), fails(make, bytes(8)), fails(make, bytearray(8), 3)
+"""
+
 # One use for each type of the extension: every method, and the ways to fail.
-USES = {"Atomics": ATOMICS, "BackRing": XEN, "FrontRing": XEN}
+USES = {
+    "Answer": FRONT,
+    "Atomics": ATOMICS,
+    "BackRing": XEN,
+    "Front": FRONT,
+    "FrontRing": XEN,
+    "View": VIEW,
+}
 
 
 def c_types() -> list[str]:
