@@ -98,7 +98,7 @@ class Engine:
         except OSError as error:
             if kind != "auto":
                 raise
-            self.why = error.strerror
+            self.why = str(error.strerror)
             self._engine = _new("threads", spin_us, entries, credit, seed)
         self.name = ffi.string(lib.engine_name(self._engine)).decode()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

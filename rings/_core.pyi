@@ -1,8 +1,8 @@
 """Types of the compiled core; each is described in the module that offers it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self, SupportsIndex, TypedDict, final
+from typing import Any, Final, Literal, Protocol, Self, SupportsIndex, TypedDict, final
 
 from typing_extensions import Buffer
 
@@ -180,3 +180,78 @@ class Atomics:
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
+
+# -- rings.requester -------------------------------------------------------------
+
+class Answer:
+    """What a submitted request will be answered."""
+
+    @property
+    def answered(self) -> bool: ...
+    @property
+    def value(self) -> int | None: ...
+
+@final
+class Front:
+    """A frontend's requests in flight over one ring."""
+
+    def __new__(
+        cls,
+        buffer: Buffer,
+        layout: int,
+        slots: int,
+        slot_size: int,
+        start: int,
+        notify_fd: int,
+        wait_fd: int,
+        hangup_fd: int,
+        spin_us: int,
+        on_hangup: Callable[[], object],
+        orphan: Callable[..., Answer],
+    ) -> Self: ...
+    def submit(
+        self,
+        token: Answer,
+        op: int,
+        offset: int,
+        length: int,
+        gref: int | None,
+        generation: int,
+        segment_offset: int,
+        /,
+    ) -> int | None: ...
+    def submit_request(self, token: Answer, request: Buffer, /) -> int | None: ...
+    def flush(self) -> None: ...
+    def collect(self) -> list[Any]: ...
+    def wait(self, answer: Answer, timeout: float | None, /) -> bool: ...
+    def wait_credit(self, timeout: float | None, /) -> bool: ...
+    def call(
+        self,
+        token: object,
+        op: int,
+        offset: int,
+        length: int,
+        gref: int | None,
+        generation: int,
+        segment_offset: int,
+        timeout: float | None,
+        /,
+    ) -> int | None: ...
+    def many(
+        self,
+        token: object,
+        op: int,
+        offsets: Buffer,
+        length: int,
+        gref: int,
+        generation: int,
+        segment_offset: int,
+        window: int,
+        depth: int,
+        timeout: float | None,
+        /,
+    ) -> int: ...
+    def in_flight(self) -> list[tuple[int, int, int, int]]: ...
+    def statistics(self) -> dict[str, int]: ...
+    def break_(self) -> None: ...
+    def close(self) -> None: ...

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .connect import Session
+    from .rendezvous import Session
 
 Range = tuple[Grant, int, int]
 

@@ -24,7 +24,7 @@ from .pool import BufferPool
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from .connect import Session
+    from .rendezvous import Session
 
 REQUEST: Final = struct.Struct("<QBBHIQQ")
 SEGMENT: Final = struct.Struct("<IIII")

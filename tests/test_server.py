@@ -15,7 +15,7 @@ from daemons.device import RingSpec
 from daemons.listener import Listener
 from daemons.log import Log
 from daemons.server import Server
-from rings.connect import open_session, query
+from rings.rendezvous import open_session, query
 
 
 class FakeEngine:

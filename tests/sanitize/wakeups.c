@@ -48,7 +48,10 @@ static int64_t final_back(void *ring) { return xen_back_final_check(ring); }
 
 static void serve(struct xen_back *back)
 {
-    struct waiter waiter = {back, look_back, final_back, NULL, kick_fd, -1};
+    struct waiter waiter = {
+        .ring = back, .look = look_back, .final_check = final_back,
+        .event_fd = kick_fd, .hangup_fd = -1,
+    };
     uint64_t value[SLOT_SIZE / 8], state = 42;
     for (uint64_t served = 0; served < rounds;) {
         await(&waiter);
@@ -65,7 +68,10 @@ static void serve(struct xen_back *back)
 
 static void ask(struct xen_front *front)
 {
-    struct waiter waiter = {front, look_front, final_front, NULL, call_fd, -1};
+    struct waiter waiter = {
+        .ring = front, .look = look_front, .final_check = final_front,
+        .event_fd = call_fd, .hangup_fd = -1,
+    };
     uint64_t state = 4711;
     for (uint64_t sent = 0, taken = 0; taken < rounds;) {
         for (uint32_t n = chance(&state, 4); n > 0 && sent < rounds; n--, sent++) {
