@@ -91,7 +91,7 @@ class Batch(Sequence[Request]):
 
     Args:
         requests: Private copies of the requests.
-        respond: Takes a request's id and its result: bytes done, or minus an errno.
+        respond: Takes a request's place in the batch and its result.
     """
 
     def __init__(self, requests: Sequence[Request], respond: Respond) -> None:
@@ -195,7 +195,7 @@ class Batch(Sequence[Request]):
         for segment in request.segments:
             with suppress(BufferError):  # an array over it lives a little longer
                 segment.release()
-        self._respond(request.id, result)
+        self._respond(place, result)
 
 
 class Backend:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 PAGE: Final = 4096
 U32: Final = 0xFFFF_FFFF
 
-# -- region header: the first page of every region ---------------------------
+# -- region header: the first page of every region ----------------------------
 
 MAGIC: Final = 0x4D454D53474E4952  # b"RINGSMEM" as a little-endian u64
 VERSION: Final = 1
@@ -35,7 +35,7 @@ KIND_SPSC: Final = 2
 KIND_MPMC: Final = 3
 KIND_BROADCAST: Final = 4
 
-# -- parameters of a split connection (KIND_SPLIT) ---------------------------
+# -- parameters of a split connection (KIND_SPLIT) ----------------------------
 
 SPLIT_RING_LAYOUT: Final = 64  # u32, XEN or PADDED
 SPLIT_SLOTS: Final = 68  # u32
@@ -71,7 +71,7 @@ RING_WORDS: Final = {XEN: XEN_WORDS, PADDED: PADDED_WORDS}
 MAX_SLOTS: Final = 1 << 16
 MAX_SLOT_SIZE: Final = 4096
 
-# -- grant table entry ---------------------------------------------------------
+# -- grant table entry --------------------------------------------------------
 
 GRANT_SIZE: Final = 32
 GRANT_OFFSET: Final = 0  # u64, from the region's first byte
@@ -83,7 +83,7 @@ GRANT_RESERVED: Final = 24  # u64, zero
 RIGHT_DEVICE_READS: Final = 1  # the device may read it (a write request's data)
 RIGHT_DEVICE_WRITES: Final = 2  # the device may write it (a read request's buffer)
 
-# -- protocols in the slots of a split ring -------------------------------------
+# -- protocols in the slots of a split ring -----------------------------------
 
 PROTOCOL_IO: Final = 1
 PROTOCOL_BLKIF: Final = 2  # Xen blkif, x86_64 ABI
