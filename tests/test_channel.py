@@ -179,7 +179,7 @@ def test_what_is_ready_comes_before_the_hang_up(ends, strategy):
 
 
 def test_a_useless_spin_is_given_up_for_a_while(ends, monkeypatch):
-    here, there = ends
+    here = ends[0]
     spins = []
     spun = EventChannel._spin
     monkeypatch.setattr(
@@ -242,6 +242,35 @@ def test_descriptors_are_not_inherited_by_exec(ends):
         assert not os.get_inheritable(end.fileno())
         assert not os.get_inheritable(end.notify_fd)
 
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_channel_travels_through_multiprocessing(method, tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    child = subprocess.run(
+        [sys.executable, str(script), method],
+        capture_output=True, text=True, timeout=HANG_S,
+    )  # fmt: skip
+    assert (child.stdout, child.stderr) == ("answered\n", "")
+
+
+PARENT = """
+import multiprocessing, sys
+from rings.channel import EventChannel
+
+def answer(end):
+    assert end.wait(30)
+    end.notify()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    here, there = EventChannel.pair()
+    child = context.Process(target=answer, args=(there,))
+    child.start()
+    here.notify()
+    print("answered" if here.wait(30) else "silence")
+    child.join()
+"""
 
 INTERRUPTED = """
 import sys

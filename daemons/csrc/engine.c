@@ -656,10 +656,9 @@ int engine_run(engine *engine, struct engine_event *events, int max)
         .spin = &engine->spin,
     };
     for (;;) {
-        if (atomic_exchange_explicit(&engine->woken, false, memory_order_acquire))
-            return hand_over_events(engine, events, max);
         bool moved = turn(engine);
-        if (engine->nr_events > 0)
+        if (atomic_exchange_explicit(&engine->woken, false, memory_order_acquire) ||
+            engine->nr_events > 0)
             return hand_over_events(engine, events, max);
         if (!moved)
             wait_once(&waiter, NO_DEADLINE);

@@ -1,0 +1,111 @@
+/* Two processes that sleep whenever they can, over shared memory and two eventfds.
+ *
+ *   wakeups ROUNDS START
+ *
+ * Each side waits through wait.h, whose sleeps are cut into slices of a second: a
+ * slice that ran out beside work whose event never came is a lost wake-up.
+ */
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "check.h"
+#include "wait.h"
+#include "xen.h"
+
+enum { SLOTS = 8, SLOT_SIZE = 16, GRACE_MS = 200 };
+
+static uint32_t rounds;
+static int kick_fd, call_fd;
+static unsigned long sleeps;
+
+static void check_not_lost(const struct waiter *waiter)
+{
+    struct pollfd poller = {.fd = waiter->event_fd, .events = POLLIN};
+    if (waiter->look(waiter->ring) > 0)
+        CHECK(poll(&poller, 1, GRACE_MS) == 1, "a wake-up was lost");
+}
+
+static void await(const struct waiter *waiter)
+{
+    enum wait_result result;
+    sleeps += waiter->look(waiter->ring) == 0;
+    while ((result = wait_once(waiter, NO_DEADLINE)) == WAIT_INTERRUPTED)
+        check_not_lost(waiter);
+    CHECK(result == WAIT_READY, "the ring is broken");
+}
+
+static void notify(bool wanted, int fd)
+{
+    if (wanted)
+        CHECK(eventfd_write(fd, 1) == 0, "eventfd_write");
+}
+
+static int64_t look_front(void *ring) { return xen_front_ready(ring); }
+static int64_t final_front(void *ring) { return xen_front_final_check(ring); }
+static int64_t look_back(void *ring) { return xen_back_ready(ring); }
+static int64_t final_back(void *ring) { return xen_back_final_check(ring); }
+
+static void serve(struct xen_back *back)
+{
+    struct waiter waiter = {back, look_back, final_back, NULL, kick_fd, -1};
+    uint64_t value[SLOT_SIZE / 8], state = 42;
+    for (uint64_t served = 0; served < rounds;) {
+        await(&waiter);
+        int64_t ready = xen_back_ready(back);
+        for (ready -= chance(&state, (uint32_t)ready); ready > 0; ready--) {
+            xen_back_take(back, value, sizeof value);
+            CHECK(value[0] == served, "request %lu out of order", served);
+            memset(xen_back_claim(back), 0, SLOT_SIZE);
+            served++;
+        }
+        notify(xen_back_publish(back), call_fd);
+    }
+}
+
+static void ask(struct xen_front *front)
+{
+    struct waiter waiter = {front, look_front, final_front, NULL, call_fd, -1};
+    uint64_t state = 4711;
+    for (uint64_t sent = 0, taken = 0; taken < rounds;) {
+        for (uint32_t n = chance(&state, 4); n > 0 && sent < rounds; n--, sent++) {
+            if (xen_front_credit(front) == 0)
+                break;
+            memcpy(xen_front_claim(front), &sent, sizeof sent);
+        }
+        notify(xen_front_publish(front), kick_fd);
+        if (sent > taken) {
+            await(&waiter);
+            int64_t ready = xen_front_ready(front);
+            xen_front_release(front, (uint32_t)ready);
+            taken += (uint64_t)ready;
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    rounds = argument(argc, argv, 1, 20000);
+    uint32_t start = argument(argc, argv, 2, 0);
+    struct xen_front front;
+    struct xen_back back;
+    void *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED, "mmap");
+    kick_fd = eventfd(0, EFD_NONBLOCK);
+    call_fd = eventfd(0, EFD_NONBLOCK);
+    CHECK(xen_bind(&front.ring, memory, 4096, RING_PADDED, SLOTS, SLOT_SIZE), "xen_bind");
+    xen_init(&front.ring, RING_PADDED, start);
+    back.ring = front.ring;
+    xen_front_attach(&front, start);
+    xen_back_attach(&back, start);
+    pid_t child = fork();
+    if (child == 0) {
+        serve(&back);
+        _exit(0);
+    }
+    ask(&front);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0, "the serving process failed");
+    CHECK(sleeps > rounds / 100, "it slept only %lu times", sleeps);
+    return 0;
+}
