@@ -60,6 +60,7 @@ class Server:
         loop: Runs the server's steps, and others that are watched or posted.
         drained: False once a session could not finish in the time it had; then the
             engine may still be at work in its memory.
+        stuck: Clients whose rings could not be detached; their memory stays mapped.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Server:
         self._clients: set[Client] = set()
         self._handshakes: dict[Client, float] = {}
         self._rings: dict[int, Client] = {}
+        self.stuck: list[Client] = []
         self._accepted = 0
         self._accept_after = 0.0
         self._stop_at: float | None = None
@@ -261,6 +263,7 @@ class Server:
         """Keep the memory of a ring that would not be detached: it may be in use."""
         self._log.error("detach-failed", session=client.number, reason=repr(error))
         self._clients.discard(client)
+        self.stuck.append(client)
 
     def _release(self, client: Client, last: Message | None) -> None:
         if isinstance(last, Closed):
