@@ -52,7 +52,11 @@ static int life_of(pid_t pid)
 
 static void serve(struct xen_back *back)
 {
-    struct waiter waiter = {back, look_back, final_back, NULL, kick_fd, life_of(getppid())};
+    struct waiter waiter = {.ring = back,
+                            .look = look_back,
+                            .final_check = final_back,
+                            .event_fd = kick_fd,
+                            .hangup_fd = life_of(getppid())};
     uint64_t value[SLOT_SIZE / 8], state = 42;
     for (uint64_t served = 0; served < rounds;) {
         await(&waiter);
@@ -69,7 +73,11 @@ static void serve(struct xen_back *back)
 
 static void ask(struct xen_front *front, pid_t child)
 {
-    struct waiter waiter = {front, look_front, final_front, NULL, call_fd, life_of(child)};
+    struct waiter waiter = {.ring = front,
+                            .look = look_front,
+                            .final_check = final_front,
+                            .event_fd = call_fd,
+                            .hangup_fd = life_of(child)};
     uint64_t state = 4711;
     for (uint64_t sent = 0, taken = 0; taken < rounds;) {
         for (uint32_t n = chance(&state, 4); n > 0 && sent < rounds; n--, sent++) {
