@@ -35,6 +35,7 @@ int py_wait(const struct waiter *waiter, uint64_t deadline_ns);
 /* Counts the forks this process descends from, since the module was loaded. */
 unsigned py_fork_count(void);
 
+int py_add_view(PyObject *module);
 int py_add_xen(PyObject *module);
 int py_add_front(PyObject *module);
 int py_add_spsc(PyObject *module);
