@@ -18,13 +18,13 @@ bool spsc_refuse(struct py_spsc *self)
         py_raise("ClosedError",
                  "this %s belongs to the process that forked; pass the ring to the child and "
                  "attach there with ring.%s()", name, name);
-    else if (self->stops & STOP_BUSY)
-        py_raise("BusyError",
-                 "another thread is inside this %s; a handle belongs to one thread at a time", name);
     else if (self->stops & STOP_BROKEN)
         py_raise("RemoteProtocolError",
                  "the ring's indices or lengths are impossible: someone overwrote them; close "
                  "this %s and create a new ring", name);
+    else if (self->stops & STOP_BUSY)
+        py_raise("BusyError",
+                 "another thread is inside this %s; a handle belongs to one thread at a time", name);
     else
         py_raise("LocalProtocolError", self->producer
                      ? "a claim is out; publish() or abandon it first"
