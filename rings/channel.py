@@ -205,10 +205,10 @@ class EventChannel:
                 if look():
                     self._misses = 0
                     return True
-            if time.monotonic() >= limit:
-                break
             if strategy == BUSY and self._poll(0, events=False):
                 return look() or self._hung_up()
+            if time.monotonic() >= limit:
+                break
         self._missed()
         return False
 

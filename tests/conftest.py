@@ -1,0 +1,160 @@
+"""What every test gets: index starts, a private run directory, and an inventory.
+
+After each test nothing of it may be left: no process, thread, descriptor, name in
+shared memory or socket file.  The inventory is taken before and after, and what
+is new must go away by itself within a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+with contextlib.suppress(ImportError):
+    import numpy  # noqa: F401 - its thread pool starts at import, not in some test
+
+settings.register_profile(
+    "ci",
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("long", settings.get_profile("ci"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+STARTS = (0, 2**31 - 2, 2**32 - 2)
+GRACE_S = 5.0
+NAMES = Path("/dev/shm")
+PASSING = ("/proc/", "/dev/urandom", "/sys/")
+
+
+@pytest.fixture(params=STARTS, ids=lambda start: f"start={start:#x}")
+def start(request: pytest.FixtureRequest) -> int:
+    """Index of the first message or request of a ring."""
+    value: int = request.param
+    return value
+
+
+@pytest.fixture(scope="session", autouse=True)
+def run_directory() -> Iterator[Path]:
+    """Keep default addresses away from this user's real daemon, and from others."""
+    with tempfile.TemporaryDirectory(prefix="rings-run-") as path:
+        patch = pytest.MonkeyPatch()
+        patch.setenv("XDG_RUNTIME_DIR", path)
+        patch.delenv("RINGS_SOCKET", raising=False)
+        yield Path(path)
+        patch.undo()
+
+
+@pytest.fixture
+def shm_name() -> Callable[[], str]:
+    """Return names for shared memory that say whose they are."""
+    numbers = count()
+    return lambda: f"rings-test-{os.getpid()}-{next(numbers)}"
+
+
+def children() -> set[str]:
+    """Return our child processes, zombies among them."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found.update((task / "children").read_text().split())
+    return {f"process {pid} ({command(pid)})" for pid in found}
+
+
+def command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "gone"
+
+
+def threads() -> set[str]:
+    """Return our threads: those Python knows by name, the others by number."""
+    names = {t.native_id: t.name for t in threading.enumerate()}
+    tasks = [int(task) for task in os.listdir("/proc/self/task")]
+    return {f"thread {tid} ({names.get(tid, 'not of Python')})" for tid in tasks}
+
+
+def descriptors() -> set[str]:
+    """Return our open descriptors and what they are open on."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            if not target.startswith(PASSING):
+                found.add(f"fd {fd} on {target}")
+    return found
+
+
+def names() -> set[str]:
+    """Return names in shared memory that are ours, not of another run beside us."""
+    mine = f"rings-test-{os.getpid()}-"
+    return {
+        f"shared memory {name}"
+        for name in (os.listdir(NAMES) if NAMES.is_dir() else [])
+        if "rings" in name and ("rings-test-" not in name or mine in name)
+    }
+
+
+def sockets(*places: Path) -> set[str]:
+    """Return the socket files below some directories."""
+    found = set()
+    for place in places:
+        for directory, _, files in os.walk(place):
+            for file in files:
+                with contextlib.suppress(OSError):
+                    path = Path(directory, file)
+                    if stat.S_ISSOCK(path.lstat().st_mode):
+                        found.add(f"socket file {path}")
+    return found
+
+
+def stop_courtesies() -> None:
+    """Stop what `multiprocessing` starts once and keeps."""
+    multiprocessing.active_children()
+    if "multiprocessing.resource_sharer" in sys.modules:
+        sys.modules["multiprocessing.resource_sharer"].stop(timeout=GRACE_S)
+    if "multiprocessing.forkserver" in sys.modules:
+        sys.modules["multiprocessing.forkserver"]._forkserver._stop()
+    if "multiprocessing.resource_tracker" in sys.modules:
+        sys.modules["multiprocessing.resource_tracker"]._resource_tracker._stop()
+
+
+def left_over(before: set[str], *places: Path) -> list[str]:
+    """Return what is there now and was not before."""
+    now = children() | threads() | descriptors() | names() | sockets(*places)
+    return sorted(now - before)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(
+    request: pytest.FixtureRequest, run_directory: Path
+) -> Iterator[None]:
+    """Fail a test that leaves anything of its own behind."""
+    places = [run_directory]
+    if "tmp_path" in request.fixturenames:
+        places.append(request.getfixturevalue("tmp_path"))
+    before = set(left_over(set(), *places))
+    yield
+    gc.collect()
+    stop_courtesies()
+    give_up = time.monotonic() + GRACE_S
+    while (left := left_over(before, *places)) and time.monotonic() < give_up:
+        time.sleep(0.02)
+        gc.collect()
+        multiprocessing.active_children()
+    assert not left, "the test left behind: " + ", ".join(left)
