@@ -5,15 +5,23 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
+SOURCES = (
+    "engine", "exec_mock", "exec_threads", "exec_uring", "op_run", "request", "uring",
+)  # fmt: skip
 
 ffi = FFI()
 ffi.cdef((HERE / "csrc" / "engine.cdef").read_text())
 ffi.set_source(
     "daemons._engine",
     '#include "engine.h"',
-    sources=["daemons/csrc/engine.c"],
-    depends=["daemons/csrc/engine.h", "daemons/csrc/engine.cdef"],
+    sources=[f"daemons/csrc/{name}.c" for name in SOURCES],
+    depends=[
+        "daemons/csrc/engine.cdef",
+        *(f"daemons/csrc/{name}.h" for name in ("engine", "exec", "request", "uring")),
+        *(f"rings/csrc/{name}.h" for name in ("core", "wait", "xen")),
+    ],
     include_dirs=["daemons/csrc", "rings/csrc"],
+    libraries=["pthread"],
     extra_compile_args=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
                         "-Wno-unused-parameter", "-Wno-missing-field-initializers",
                         "-Wno-unused-function"],

@@ -28,6 +28,7 @@
 #include "core.h"
 
 enum ring_layout { RING_XEN = 0, RING_PADDED = 1 };
+enum { MAX_SLOTS = 1 << 16, MAX_SLOT_SIZE = 4096 };
 
 struct xen_header {
     shared_u32 req_prod;
@@ -116,6 +117,14 @@ static inline uint8_t *xen_slot(const struct xen_ring *ring, uint32_t index)
     return ring->slots + (size_t)(index & (ring->nr_slots - 1)) * ring->slot_size;
 }
 
+/* Copy a slot to private memory.  The empty statement keeps the compiler from
+ * using the slot in the copy's stead: the peer may change it after our checks. */
+static inline void xen_copy(const struct xen_ring *ring, uint32_t index, void *out, size_t size)
+{
+    memcpy(out, xen_slot(ring, index), size);
+    __asm__ __volatile__("" : : "r"(out) : "memory");
+}
+
 /* Store a producer index so that the peer sees whole slots, then ask whether the
  * peer wants to be told: whether its event word lies in (old, new]. */
 static inline bool xen_push(shared_u32 *prod, const shared_u32 *event, uint32_t old, uint32_t new)
@@ -128,17 +137,20 @@ static inline bool xen_push(shared_u32 *prod, const shared_u32 *event, uint32_t 
 
 struct xen_front {
     struct xen_ring ring;
-    uint32_t req_prod_pvt;  /* claimed so far */
-    uint32_t req_published; /* what the shared word says */
-    shared_u32 rsp_cons;    /* taken so far; one thread stores, others may look */
-    bool broken;
+    uint32_t req_prod_pvt;    /* claimed so far */
+    shared_u32 req_published; /* what the shared word says; one stores, others may look */
+    shared_u32 rsp_cons;      /* taken so far; one thread stores, others may look */
+    shared_u32 bad_prod;      /* the rsp_prod that broke the ring */
+    _Atomic bool broken;
 };
 
 static inline void xen_front_attach(struct xen_front *front, uint32_t start)
 {
-    front->req_prod_pvt = front->req_published = start;
+    front->req_prod_pvt = start;
+    atomic_init(&front->req_published, start);
     atomic_init(&front->rsp_cons, start);
-    front->broken = false;
+    atomic_init(&front->bad_prod, start);
+    atomic_init(&front->broken, false);
 }
 
 /* Requests that may still be claimed. */
@@ -157,31 +169,42 @@ static inline uint8_t *xen_front_claim(struct xen_front *front)
 /* True if the back asked to be notified of one of these requests. */
 static inline bool xen_front_publish(struct xen_front *front)
 {
-    uint32_t old = front->req_published;
-    if (old == front->req_prod_pvt)
+    uint32_t old = load_relaxed(&front->req_published);
+    uint32_t new = front->req_prod_pvt;
+    if (old == new)
         return false;
-    front->req_published = front->req_prod_pvt;
+    store_relaxed(&front->req_published, new);
     /* release: request-published; full barrier: request-announced. */
-    return xen_push(front->ring.req_prod, front->ring.req_event, old, front->req_published);
+    return xen_push(front->ring.req_prod, front->ring.req_event, old, new);
+}
+
+/* How many responses `prod` makes ready: no more than were asked for, or the back
+ * is broken, and stays so. */
+static inline int64_t xen_front_count(struct xen_front *front, uint32_t cons, uint32_t prod)
+{
+    uint32_t ready = prod - cons;
+    if (front->broken)
+        return -1;
+    if (ready <= load_relaxed(&front->req_published) - cons)
+        return ready;
+    store_relaxed(&front->bad_prod, prod);
+    front->broken = true;
+    return -1;
 }
 
 /* Responses ready to be taken, or -1 if rsp_prod is impossible: the back is broken. */
 static inline int64_t xen_front_ready(struct xen_front *front)
 {
-    uint32_t cons = load_relaxed(&front->rsp_cons);
+    /* acquire: response-taken. Before rsp_prod, which then cannot be older. */
+    uint32_t cons = load_acquire(&front->rsp_cons);
     /* acquire: response-published. */
-    uint32_t ready = load_acquire(front->ring.rsp_prod) - cons;
-    if (ready > (uint32_t)(front->req_published - cons)) {
-        front->broken = true;
-        return -1;
-    }
-    return ready;
+    return xen_front_count(front, cons, load_acquire(front->ring.rsp_prod));
 }
 
 /* Copy response number `n` of the ready ones out of the ring. */
 static inline void xen_front_copy(const struct xen_front *front, uint32_t n, void *out, size_t size)
 {
-    memcpy(out, xen_slot(&front->ring, load_relaxed(&front->rsp_cons) + n), size);
+    xen_copy(&front->ring, load_relaxed(&front->rsp_cons) + n, out, size);
 }
 
 static inline void xen_front_release(struct xen_front *front, uint32_t count)
@@ -196,9 +219,12 @@ static inline int64_t xen_front_final_check(struct xen_front *front)
     int64_t ready = xen_front_ready(front);
     if (ready != 0)
         return ready;
+    /* acquire: response-taken. */
+    uint32_t cons = load_acquire(&front->rsp_cons);
     /* full barrier: response-awaited. */
-    store_seq_cst(front->ring.rsp_event, load_relaxed(&front->rsp_cons) + 1);
-    return xen_front_ready(front);
+    store_seq_cst(front->ring.rsp_event, cons + 1);
+    /* acquire: response-published; an acquire alone could overtake the store. */
+    return xen_front_count(front, cons, load_seq_cst(front->ring.rsp_prod));
 }
 
 /* ---- back -------------------------------------------------------------- */
@@ -208,33 +234,53 @@ struct xen_back {
     uint32_t rsp_prod_pvt;
     uint32_t rsp_published;
     uint32_t req_cons;
+    uint32_t bad_prod; /* the req_prod that broke the ring */
     bool broken;
 };
 
 static inline void xen_back_attach(struct xen_back *back, uint32_t start)
 {
-    back->rsp_prod_pvt = back->rsp_published = back->req_cons = start;
+    back->rsp_prod_pvt = back->rsp_published = back->req_cons = back->bad_prod = start;
     back->broken = false;
+}
+
+/* How many requests `prod` makes ready: no more than the front has slots for, or
+ * the front is broken, and stays so. */
+static inline int64_t xen_back_count(struct xen_back *back, uint32_t prod)
+{
+    uint32_t ready = prod - back->req_cons;
+    if (back->broken)
+        return -1;
+    if (ready <= back->ring.nr_slots - (back->req_cons - back->rsp_published))
+        return ready;
+    back->bad_prod = prod;
+    back->broken = true;
+    return -1;
 }
 
 /* Requests ready to be taken, or -1 if req_prod is impossible: the front is broken. */
 static inline int64_t xen_back_ready(struct xen_back *back)
 {
     /* acquire: request-published. */
-    uint32_t prod = load_acquire(back->ring.req_prod);
-    uint32_t ready = prod - back->req_cons;
-    if (ready > back->ring.nr_slots - (back->req_cons - back->rsp_published)) {
-        back->broken = true;
-        return -1;
-    }
-    return ready;
+    return xen_back_count(back, load_acquire(back->ring.req_prod));
+}
+
+/* Copy request number `n` of the ready ones out of the ring. */
+static inline void xen_back_copy(const struct xen_back *back, uint32_t n, void *out, size_t size)
+{
+    xen_copy(&back->ring, back->req_cons + n, out, size);
 }
 
 /* Copy the next request out of the ring; call only when one is ready. */
 static inline void xen_back_take(struct xen_back *back, void *out, size_t size)
 {
-    memcpy(out, xen_slot(&back->ring, back->req_cons), size);
-    back->req_cons++;
+    xen_copy(&back->ring, back->req_cons++, out, size);
+}
+
+/* Requests taken and not yet answered: the responses that may still be claimed. */
+static inline uint32_t xen_back_unserved(const struct xen_back *back)
+{
+    return back->req_cons - back->rsp_prod_pvt;
 }
 
 /* The slot of the next response, for writing: always the slot of a taken request. */
@@ -262,7 +308,8 @@ static inline int64_t xen_back_final_check(struct xen_back *back)
         return ready;
     /* full barrier: request-awaited. */
     store_seq_cst(back->ring.req_event, back->req_cons + 1);
-    return xen_back_ready(back);
+    /* acquire: request-published; an acquire alone could overtake the store. */
+    return xen_back_count(back, load_seq_cst(back->ring.req_prod));
 }
 
 #endif

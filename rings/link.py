@@ -1,0 +1,316 @@
+"""A frontend's end of the control socket: addresses, time limits, descriptors.
+
+Plain `recv` is used everywhere: it installs no descriptor, whatever the peer
+attaches.  `receive_ready` alone uses `recvmsg`, with room for exactly the three
+that `Ready` brings.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import stat
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from typing import NoReturn, TypeVar
+
+from .errors import (
+    BrokenError,
+    BusyError,
+    LayoutError,
+    RegionMemoryError,
+    RemoteProtocolError,
+    RingError,
+)
+from .messages import MAX_PACKET, Error, Message, Ready, decode, encode, plain_text
+from .peer import Peer, close_all
+from .states import Role, Side
+
+M = TypeVar("M", bound=Message)
+
+READY_FDS = 3
+CONNECT_RETRY_S = 0.01
+ERRORS: dict[str, type[Exception]] = {
+    "no-device": LookupError,
+    "refused": PermissionError,
+    "limit": BusyError,
+    "busy": BusyError,
+    "memory": RegionMemoryError,
+    "version": LayoutError,
+}
+
+
+def default_address() -> str:
+    """Return where the daemon's socket is unless one says otherwise.
+
+    $RINGS_SOCKET, or $XDG_RUNTIME_DIR/rings/ringsd.sock, or
+    /tmp/rings-<uid>/ringsd.sock.
+
+    Raises:
+        PermissionError: The directory under /tmp is not this user's alone.
+    """
+    if address := os.environ.get("RINGS_SOCKET"):
+        return address
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return os.path.join(runtime, "rings", "ringsd.sock")
+    directory = f"/tmp/rings-{os.geteuid()}"
+    check_private(directory)
+    return os.path.join(directory, "ringsd.sock")
+
+
+def check_private(directory: str) -> None:
+    """Check that a directory, if it exists, belongs to this user alone.
+
+    Raises:
+        PermissionError: Another user owns it or may write in it.
+    """
+    try:
+        status = os.lstat(directory)
+    except FileNotFoundError:
+        return
+    private = stat.S_ISDIR(status.st_mode) and not stat.S_IMODE(status.st_mode) & 0o077
+    if not private or status.st_uid != os.geteuid():
+        raise PermissionError(
+            f"{directory} is not a directory of uid {os.geteuid()} with mode 0700; "
+            "remove it, or name another place by $RINGS_SOCKET"
+        )
+
+
+def trusted_uids() -> set[int]:
+    """Return whose daemons this process talks to: its own user's and root's."""
+    listed = os.environ.get("RINGS_TRUST_UIDS", "").replace(",", " ").split()
+    return {0, os.geteuid(), *(int(uid) for uid in listed if uid.isdecimal())}
+
+
+class Link:
+    """One connection to a daemon, with one deadline for all that is said on it.
+
+    Attributes:
+        address: The path of the daemon's socket.
+        socket: The connected socket.
+        peer: The daemon's process.
+        side: Which states the two ends are in.
+    """
+
+    def __init__(self, address: str, timeout: float) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self.peer = Peer(0, 0, 0, 0)
+        self.side = Side(Role.FRONTEND)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._connect()
+            self.peer = Peer.of(self.socket)
+            self._check_uid(trusted_uids())
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self.side.lost()
+        self.socket.close()
+
+    def extend(self, timeout: float) -> None:
+        """Start a new deadline."""
+        self.timeout = timeout
+        self._deadline = time.monotonic() + timeout
+
+    def send(self, message: Message) -> None:
+        """Send a message within the deadline.
+
+        Raises:
+            TimeoutError: The daemon does not read.
+            BrokenError: The daemon is gone.
+        """
+        self.side.send(type(message))
+        try:
+            self._arm("to take a message")
+            self.socket.send(encode(message))
+        except TimeoutError:
+            raise self._late("to take a message") from None
+        except OSError:
+            self._last_words()
+
+    def receive(self, kind: type[M]) -> M:
+        """Return the next message, which must be of this kind.
+
+        Raises:
+            TimeoutError: It did not come in time.
+            BrokenError: The daemon is gone; and what `Error` tells otherwise.
+        """
+        return self._expect(kind, self._receive(kind.__name__, 0)[0])
+
+    def receive_ready(self) -> tuple[Ready, list[int]]:
+        """Return `Ready` and its three descriptors, which the caller must close."""
+        packet, fds = self._receive("Ready", READY_FDS)
+        try:
+            ready = self._expect(Ready, packet)
+            if len(fds) != READY_FDS:
+                raise RemoteProtocolError(
+                    f"Ready came with {len(fds)} file descriptors, not {READY_FDS}"
+                )
+        except BaseException:
+            close_all(fds)
+            raise
+        return ready, fds
+
+    def receive_any(self) -> Message:
+        """Return the next message, whatever it is, within the deadline."""
+        return self._take(self._receive("Closed", 0)[0])
+
+    def complain(self, error: BaseException) -> None:
+        """Tell the daemon why this end gives up, if it is the daemon's doing."""
+        if isinstance(error, RingError) and self.side.may_send(Error):
+            with suppress(OSError, RingError):
+                message = encode(Error("protocol", plain_text(str(error))))
+                self.socket.send(message, socket.MSG_DONTWAIT)
+
+    def poll(self) -> Message | None:
+        """Return the next message if one is there, without waiting.
+
+        Raises:
+            BrokenError: The daemon is gone.
+        """
+        try:
+            packet = self.socket.recv(MAX_PACKET + 1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            packet = b""
+        if not packet:
+            self._gone()
+        return self._take(packet)
+
+    def _connect(self) -> None:
+        while True:
+            try:
+                self._arm("to accept a connection")
+                return self.socket.connect(self.address)
+            except BlockingIOError:  # its backlog is full
+                time.sleep(CONNECT_RETRY_S)
+            except (FileNotFoundError, ConnectionRefusedError):
+                raise BrokenError(
+                    f"no daemon listens on {self.address}; start one with "
+                    f"`python -m daemons block --image disk.img "
+                    f"--socket {self.address}`"
+                ) from None
+            except PermissionError:
+                raise PermissionError(
+                    f"{self.address} belongs to another user; its daemon must be "
+                    f"started with --allow-uid {os.geteuid()}"
+                ) from None
+
+    def _check_uid(self, trusted: Collection[int]) -> None:
+        if self.peer.uid not in trusted:
+            raise PermissionError(
+                f"the daemon on {self.address} ({self.peer}) is another user's; set "
+                f"RINGS_TRUST_UIDS={self.peer.uid} if you trust it"
+            )
+
+    def _arm(self, what: str) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._late(what)
+        self.socket.settimeout(left)
+
+    def _late(self, what: str) -> TimeoutError:
+        pid = self.peer.pid or "unknown"
+        return TimeoutError(
+            f"waited {self.timeout:g} s for the daemon on {self.address} "
+            f"(pid {pid}) {what}"
+        )
+
+    def _receive(self, what: str, fds: int) -> tuple[bytes, list[int]]:
+        """Receive one packet, and look twice after a reset.
+
+        A daemon that closes with our packets unread resets the connection, which
+        hides what it had said before; that is still there for a second look.
+        """
+        for final in (False, True):
+            try:
+                self._arm(f"to send {what}")
+                packet, received = self._receive_once(fds)
+            except TimeoutError:
+                raise self._late(f"to send {what}") from None
+            except ConnectionResetError:
+                if final:
+                    break
+                continue
+            if packet:
+                return packet, received
+            close_all(received)
+            break
+        self._gone()
+
+    def _receive_once(self, fds: int) -> tuple[bytes, list[int]]:
+        if not fds:
+            return self.socket.recv(MAX_PACKET + 1), []
+        received: list[int] = []
+        room = socket.CMSG_LEN(fds * array.array("i").itemsize)
+        packet, ancillary, flags, _ = self.socket.recvmsg(
+            MAX_PACKET + 1, room, socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                received += _descriptors(data)
+        if flags & socket.MSG_CTRUNC:
+            close_all(received)
+            raise RemoteProtocolError(
+                f"a control packet came with more than {fds} file descriptors"
+            )
+        return packet, received
+
+    def _expect(self, kind: type[M], packet: bytes) -> M:
+        message = self._take(packet)
+        if isinstance(message, Error):
+            self._raise(message)
+        if not isinstance(message, kind):
+            raise RemoteProtocolError(
+                f"{type(message).__name__} came where {kind.__name__} was due"
+            )
+        return message
+
+    def _take(self, packet: bytes) -> Message:
+        message = decode(packet)
+        self.side.receive(type(message))
+        return message
+
+    def _last_words(self) -> NoReturn:
+        """Say why the daemon dropped us, if it told before it did."""
+        for _ in range(2):
+            try:
+                packet = self.socket.recv(MAX_PACKET + 1, socket.MSG_DONTWAIT)
+            except OSError:
+                continue
+            message = decode(packet) if packet else None
+            if isinstance(message, Error):
+                self._raise(message)
+        self._gone()
+
+    def _raise(self, error: Error) -> NoReturn:
+        self.side.lost()
+        kind = ERRORS.get(error.code, BrokenError)
+        raise kind(f"the daemon on {self.address} answered: {error.message}")
+
+    def _gone(self) -> NoReturn:
+        self.side.lost()
+        raise BrokenError(
+            f"the daemon on {self.address} ({self.peer}) closed the connection; "
+            "look into its log, or start it again"
+        )
+
+
+def _descriptors(data: bytes) -> list[int]:
+    fds = array.array("i")
+    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds.tolist()
