@@ -193,6 +193,7 @@ def split_geometry(
         data_size=data_size,
     )
 
+
 # -- message ring, one producer and one consumer (KIND_SPSC) ---------------------
 
 SPSC_FIXED: Final = 0  # a unit is a slot: every message has slot_size bytes

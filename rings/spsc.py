@@ -25,7 +25,7 @@ A producer killed before it published leaves nothing visible; a consumer killed
 before it released leaves its messages to the next one, so what it had peeked is
 delivered again.  Whoever waits for a dead peer gets BrokenError, after all that
 was published has been taken; a consumer waiting for one that closed gets
-ShutDown, and iteration ends.
+ShutDown, and iteration ends.  After that, ``wait_peer`` waits for a successor.
 
 **Handles** belong to one thread at a time and to the process that made them: in a
 forked child they raise ClosedError.  The `Ring` itself may be inherited, pickled

@@ -50,7 +50,7 @@ def poke(ring, offset, value, form="=I"):
     struct.pack_into(form, ring.region.buffer, offset, value)
 
 
-# -- fixed-size messages --------------------------------------------------------
+# -- fixed-size messages -------------------------------------------------------
 
 
 def test_fixed_in_order_and_full(start):
@@ -142,7 +142,7 @@ def test_big_slots_copy_without_the_gil():
         assert into == data[size:] + data[:size]
 
 
-# -- records --------------------------------------------------------------------------
+# -- records -------------------------------------------------------------------
 
 
 def test_records_of_any_length(start):
@@ -156,7 +156,7 @@ def test_records_of_any_length(start):
 def test_too_long_a_record_says_how_long_it_may_be():
     with Pair(ring_bytes=256) as (producer, _):
         for call in (producer.try_put, producer.put, lambda m: producer.put_many([m])):
-            with pytest.raises(ValueError, match="121 bytes cannot fit.*up to 120"):
+            with pytest.raises(ValueError, match=r"121 bytes cannot fit.*up to 120"):
                 call(bytes(121))
         with pytest.raises(TypeError, match="list"):
             producer.put_many(bytes(16))
@@ -234,7 +234,7 @@ def test_like_a_plain_list(records, start, steps):
         assert consumer.get_many() == model
 
 
-# -- views ------------------------------------------------------------------------------
+# -- views ---------------------------------------------------------------------
 
 
 def test_claim_and_peek_in_place(start):
@@ -343,7 +343,7 @@ def test_an_abandoned_with_is_collected():
     ring.close()
 
 
-# -- waiting and policies --------------------------------------------------------------------
+# -- waiting and policies ------------------------------------------------------
 
 
 def test_timeouts_name_the_peer():
@@ -420,14 +420,18 @@ def test_close_wakes_a_sleeper_of_another_thread():
     while consumer.statistics()["waited"] == 0:
         pass
     with pytest.raises(BusyError, match="another thread"):
-        while True:
-            consumer.try_get()
+        try_until_it_raises(consumer)
     consumer.close()
     thread.join()
     assert len(caught) == 1
     assert consumer.closed
     producer.close()
     ring.close()
+
+
+def try_until_it_raises(consumer):
+    while True:
+        consumer.try_get()
 
 
 def test_closed_peers_are_told_apart():
@@ -481,15 +485,19 @@ def test_no_event_while_nobody_sleeps():
         assert consumer.statistics()["messages"] == 1000
 
 
-# -- ends and damage -------------------------------------------------------------------------
+# -- ends and damage -----------------------------------------------------------
 
 
 def test_an_end_is_taken_once():
     with Pair(slots=1, slot_size=8) as (producer, consumer):
         assert producer.peer_pid == consumer.peer_pid == os.getpid()
-    with spsc.create() as ring, ring.producer():
-        with pytest.raises(BusyError, match=f"pid {os.getpid()}, alive"):
-            ring.producer()
+    alive = f"pid {os.getpid()}, alive"
+    with (
+        spsc.create() as ring,
+        ring.producer(),
+        pytest.raises(BusyError, match=alive),
+    ):
+        ring.producer()
     with spsc.create() as ring:
         for generation in (1, 2, 3):
             with ring.consumer() as consumer:

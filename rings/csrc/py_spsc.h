@@ -79,6 +79,8 @@ extern PyGetSetDef spsc_getset[];
 PyObject *spsc_statistics(PyObject *op, PyObject *ignored);
 PyObject *spsc_fileno(PyObject *op, PyObject *ignored);
 PyObject *spsc_arm(PyObject *op, PyObject *ignored);
+PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames);
 PyObject *spsc_clear(PyObject *op, PyObject *ignored);
 PyObject *spsc_enter(PyObject *op, PyObject *ignored);
 

@@ -166,6 +166,18 @@ static int64_t announce(void *ring)
     return units >= self->want || disturbed(self);
 }
 
+static int sleep_on(struct py_spsc *self, const struct waiter *waiter, uint64_t deadline_ns)
+{
+    self->stops |= STOP_BUSY;
+    int result = py_wait(waiter, deadline_ns);
+    self->stops &= ~STOP_BUSY;
+    if (self->stops == 0)
+        return result;
+    if (!PyErr_Occurred())
+        spsc_refuse(self);
+    return -1;
+}
+
 static int sleep_slice(struct py_spsc *self, uint64_t deadline_ns)
 {
     struct waiter waiter = {.ring = self, .look = look, .final_check = announce,
@@ -173,14 +185,7 @@ static int sleep_slice(struct py_spsc *self, uint64_t deadline_ns)
                             .hangup_fd = self->peer_pidfd};
     bool watched = self->peer_pidfd >= 0 && self->spin.max_ns != SPIN_FOREVER;
     uint64_t slice = now_ns() + ABSENT_SLICE_NS;
-    self->stops |= STOP_BUSY;
-    int result = py_wait(&waiter, watched || slice > deadline_ns ? deadline_ns : slice);
-    self->stops &= ~STOP_BUSY;
-    if (self->stops == 0)
-        return result;
-    if (!PyErr_Occurred())
-        spsc_refuse(self);
-    return -1;
+    return sleep_on(self, &waiter, watched || slice > deadline_ns ? deadline_ns : slice);
 }
 
 int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
@@ -206,6 +211,40 @@ int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
             check_peer(self);
         if (result == WAIT_TIMED_OUT && now_ns() >= deadline_ns)
             return units_there(self) > 0;
+    }
+}
+
+static int64_t look_peer(void *ring)
+{
+    return disturbed(ring);
+}
+
+/* Sleep until another owner takes the other end, a slice is over or the time is. */
+static int sleep_for_peer(struct py_spsc *self, uint64_t deadline_ns)
+{
+    struct waiter waiter = {.ring = self, .look = look_peer, .final_check = look_peer,
+                            .event_fd = self->wait_fd, .hangup_fd = -1};
+    uint64_t slice = now_ns() + ABSENT_SLICE_NS;
+    return sleep_on(self, &waiter, slice > deadline_ns ? deadline_ns : slice);
+}
+
+PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[2] = {"timeout", NULL};
+    struct py_spsc *self = (struct py_spsc *)op;
+    PyObject *given[2];
+    uint64_t deadline_ns;
+    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) || !spsc_usable(self) ||
+        py_deadline(given[0], &deadline_ns) < 0)
+        return NULL;
+    for (;;) {
+        check_peer(self);
+        if (self->peer_state == PEER_ALIVE)
+            return PyLong_FromUnsignedLong(owner_pid(self->peer));
+        if (now_ns() >= deadline_ns)
+            return spsc_raise_timeout(self), NULL;
+        if (sleep_for_peer(self, deadline_ns) < 0)
+            return NULL;
     }
 }
 
