@@ -225,3 +225,29 @@ SPSC_RECORD_KIND: Final = 4  # u32, SPSC_MESSAGE or SPSC_WRAP
 SPSC_RECORD_HEADER: Final = 8
 SPSC_MESSAGE: Final = 0
 SPSC_WRAP: Final = 1  # nothing more before the end of the array
+
+# -- broadcast ring, one producer and many consumers (KIND_BROADCAST) -------------
+
+BROADCAST_BLOCK: Final = 0  # the producer waits for the slowest consumer
+BROADCAST_DROP_OLD: Final = 1  # it overwrites, and consumers count what they lost
+
+BROADCAST_SLOTS: Final = 64  # u32, a power of two from 2 up
+BROADCAST_SLOT_SIZE: Final = 68  # u32, bytes of the longest message
+BROADCAST_CONSUMERS: Final = 72  # u32, entries
+BROADCAST_POLICY: Final = 76  # u32
+BROADCAST_DATA_OFFSET: Final = 80  # u64
+BROADCAST_PROD: Final = 256  # u64, by the producer: number of the next message
+BROADCAST_SLEEPING: Final = 384  # u64, bit i set by consumer i, cleared by producer
+BROADCAST_ROOM_WANTED: Final = 512  # u32, set by the producer, cleared by consumers
+BROADCAST_PRODUCER: Final = 640  # an end
+BROADCAST_ENTRIES: Final = 1024
+BROADCAST_MOST: Final = 64  # entries at most
+
+ENTRY_SIZE: Final = 128
+ENTRY_END: Final = 0  # an end
+ENTRY_CONS: Final = 24  # u64, next message wanted, by the consumer
+ENTRY_ABSENT: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+BROADCAST_SLOT_SEQ: Final = 0  # u64, 2n + 1 while n is written, 2n + 2 when whole
+BROADCAST_SLOT_LENGTH: Final = 8  # u32
+BROADCAST_SLOT_WORDS: Final = 16  # the message, padded to 8 bytes

@@ -154,7 +154,7 @@ class RecordProducer:
         """
         if array.dtype != self.dtype:
             raise TypeError(f"the ring takes {self.dtype}, not {array.dtype}")
-        return self.end.put_many(np.ascontiguousarray(array).view("u1"), timeout)
+        return self.end.put_many(np.ascontiguousarray(array).view("u1").data, timeout)
 
     def fill(
         self,
@@ -229,7 +229,7 @@ class RecordConsumer:
         out = out if max is None else out[:max]
         if out.size == 0:
             return out
-        size = self.end.get_into(out.reshape(-1).view("u1"), timeout)
+        size = self.end.get_into(out.reshape(-1).view("u1").data, timeout)
         return out.reshape(-1)[: size // self.dtype.itemsize]
 
     def read(

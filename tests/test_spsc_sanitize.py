@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEADERS = ("core.h", "owner.h", "spsc.h", "wait.h")
+HEADERS = ("broadcast.h", "core.h", "owner.h", "spsc.h", "wait.h")
 STARTS = (0, 2**31 - 2, 2**32 - 2)
 FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-g", "-pthread")
 TSAN = ("-O1", "-fno-builtin", "-fsanitize=thread")
@@ -61,15 +61,32 @@ BROKEN = {
 }
 
 
-def build(directory: Path, sanitizer: tuple[str, ...], mutant=None) -> Path:
-    for name in HEADERS:
-        text = (ROOT / "rings/csrc" / name).read_text()
-        if mutant and mutant[0] == name:
+#: These deliver torn messages, or lose some that the producer had to wait for.
+TORN = {
+    "no-second-look": (
+        "broadcast.h",
+        "return atomic_load_explicit(&slot->seq, memory_order_relaxed) == 2 * number",
+        "return true || 2 * number",
+    ),
+    "nobody-waits": (
+        "broadcast.h",
+        "producer->limit = slowest + producer->ring.slots;",
+        "producer->limit = slowest + producer->ring.slots + 1;",
+    ),
+}
+
+
+def build(
+    directory: Path, sanitizer: tuple[str, ...], mutant=None, name="spsc_stress"
+) -> Path:
+    for header in HEADERS:
+        text = (ROOT / "rings/csrc" / header).read_text()
+        if mutant and mutant[0] == header:
             assert mutant[1] in text, f"the mutant no longer applies: {mutant[1]}"
             text = text.replace(mutant[1], mutant[2])
-        (directory / name).write_text(text)
-    program = directory / "spsc_stress"
-    source = ROOT / "tests/sanitize/spsc_stress.c"
+        (directory / header).write_text(text)
+    program = directory / name
+    source = ROOT / f"tests/sanitize/{name}.c"
     command = ["gcc", *FLAGS, *sanitizer, f"-I{directory}", source, "-o", program]
     subprocess.run(command, check=True)
     return program
@@ -87,7 +104,7 @@ def test_clean(tmp_path, sanitizer):
         for records in (0, 1):
             for sleeps in (0, 1):
                 result = run(
-                    program, records=records, start=start, count=5000, sleeps=sleeps
+                    program, records=records, start=start, count=2000, sleeps=sleeps
                 )
                 assert result.returncode == 0, result.stdout + result.stderr
 
@@ -109,5 +126,29 @@ def test_control_broken_rings_are_noticed(tmp_path, name):
         for records in (0, 1):
             result = run(program, records=records, start=7, count=50_000, sleeps=1)
             if result.returncode != 0:
+                return
+    pytest.fail("the mutant passed")
+
+
+def spread(program: Path, policy: int, start: int, count: int):
+    command = [program, str(policy), str(start), str(count)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90)
+
+
+@pytest.mark.parametrize("sanitizer", [TSAN, ASAN], ids=["tsan", "asan"])
+def test_broadcast_clean(tmp_path, sanitizer):
+    program = build(tmp_path, sanitizer, name="broadcast_stress")
+    for start in STARTS:
+        for policy in (0, 1):
+            result = spread(program, policy, start, 3000)
+            assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_control_torn_broadcasts_are_noticed(tmp_path, name):
+    program = build(tmp_path, ("-O2",), TORN[name], name="broadcast_stress")
+    for _ in range(20):
+        for policy in (0, 1):
+            if spread(program, policy, 7, 300_000).returncode != 0:
                 return
     pytest.fail("the mutant passed")
