@@ -192,3 +192,62 @@ def split_geometry(
         data_offset=data_offset,
         data_size=data_size,
     )
+
+
+# -- message ring, one producer and one consumer (KIND_SPSC) ---------------------
+
+SPSC_FIXED: Final = 0  # a unit is a slot: every message has slot_size bytes
+SPSC_RECORDS: Final = 1  # a unit is 8 bytes: messages of any length
+
+SPSC_MODE: Final = 64  # u32, SPSC_FIXED or SPSC_RECORDS
+SPSC_UNITS: Final = 68  # u32, a power of two
+SPSC_UNIT_SIZE: Final = 72  # u32
+SPSC_START: Final = 76  # u32, index of the first unit
+SPSC_DATA_OFFSET: Final = 80  # u64
+SPSC_DATA_SIZE: Final = 88  # u64
+SPSC_DTYPE: Final = 96  # u64, fingerprint of the messages' type, 0 if untyped
+SPSC_PROD: Final = 256  # u32, by the producer
+SPSC_CONS: Final = 384  # u32, by the consumer
+SPSC_PROD_EVENT: Final = 512  # u32, by the consumer
+SPSC_CONS_EVENT: Final = 640  # u32, by the producer
+SPSC_PRODUCER: Final = 768  # an end, by whoever takes it
+SPSC_CONSUMER: Final = 896  # an end, by whoever takes it
+SPSC_DATA: Final = REGION_HEADER_SIZE  # where create() puts the units
+
+END_OWNER: Final = 0  # u64, {start time: 42, pid: 22}; 0 nobody yet
+END_GENERATION: Final = 8  # u32, owners so far
+END_LOST: Final = 16  # u64, messages refused and not stored
+END_PID_BITS: Final = 22
+END_CLOSED: Final = 1 << END_PID_BITS  # owner word of an end given back
+
+SPSC_RECORD_LENGTH: Final = 0  # u32, bytes of the message that follows
+SPSC_RECORD_KIND: Final = 4  # u32, SPSC_MESSAGE or SPSC_WRAP
+SPSC_RECORD_HEADER: Final = 8
+SPSC_MESSAGE: Final = 0
+SPSC_WRAP: Final = 1  # nothing more before the end of the array
+
+# -- broadcast ring, one producer and many consumers (KIND_BROADCAST) -------------
+
+BROADCAST_BLOCK: Final = 0  # the producer waits for the slowest consumer
+BROADCAST_DROP_OLD: Final = 1  # it overwrites, and consumers count what they lost
+
+BROADCAST_SLOTS: Final = 64  # u32, a power of two from 2 up
+BROADCAST_SLOT_SIZE: Final = 68  # u32, bytes of the longest message
+BROADCAST_CONSUMERS: Final = 72  # u32, entries
+BROADCAST_POLICY: Final = 76  # u32
+BROADCAST_DATA_OFFSET: Final = 80  # u64
+BROADCAST_PROD: Final = 256  # u64, by the producer: number of the next message
+BROADCAST_SLEEPING: Final = 384  # u64, bit i set by consumer i, cleared by producer
+BROADCAST_ROOM_WANTED: Final = 512  # u32, set by the producer, cleared by consumers
+BROADCAST_PRODUCER: Final = 640  # an end
+BROADCAST_ENTRIES: Final = 1024
+BROADCAST_MOST: Final = 64  # entries at most
+
+ENTRY_SIZE: Final = 128
+ENTRY_END: Final = 0  # an end
+ENTRY_CONS: Final = 24  # u64, next message wanted, by the consumer
+ENTRY_ABSENT: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+BROADCAST_SLOT_SEQ: Final = 0  # u64, 2n + 1 while n is written, 2n + 2 when whole
+BROADCAST_SLOT_LENGTH: Final = 8  # u32
+BROADCAST_SLOT_WORDS: Final = 16  # the message, padded to 8 bytes
