@@ -10,7 +10,9 @@
 
 /* A stalled slot is first asked about after STALL_MIN_NS, then at doubling
  * distances up to STALL_MAX_NS: a death shows within 50 ms. */
+#ifndef STALL_MIN_NS
 #define STALL_MIN_NS 1000000u
+#endif
 #define STALL_MAX_NS 50000000u
 
 struct stall {
@@ -109,28 +111,30 @@ static inline bool mpmc_get_at(struct mpmc_member *member, uint64_t at, void *ou
 
 /* ---- single calls ---------------------------------------------------------------- */
 
-static inline enum mpmc_result mpmc_put(struct mpmc_member *member, const void *data,
-                                        uint32_t length)
+/* Where a call that would block stopped is in `*at`. */
+static inline enum mpmc_result mpmc_put(struct mpmc_member *member, uint64_t *at,
+                                        const void *data, uint32_t length)
 {
-    uint64_t at = mpmc_index(&member->ring, MPMC_PUT);
-    enum mpmc_result result = mpmc_put_at(member, &at, data, length);
+    *at = mpmc_index(&member->ring, MPMC_PUT);
+    enum mpmc_result result = mpmc_put_at(member, at, data, length);
     if (result == MPMC_OK) {
-        mpmc_advance(&member->ring, MPMC_PUT, at + 1);
+        mpmc_advance(&member->ring, MPMC_PUT, *at + 1);
         mpmc_count(member, MPMC_PUT, 1);
     }
     return result;
 }
 
 /* `out` holds slot_size bytes. */
-static inline enum mpmc_result mpmc_get(struct mpmc_member *member, void *out, uint32_t *length)
+static inline enum mpmc_result mpmc_get(struct mpmc_member *member, uint64_t *at, void *out,
+                                        uint32_t *length)
 {
-    uint64_t at = mpmc_index(&member->ring, MPMC_GET);
+    *at = mpmc_index(&member->ring, MPMC_GET);
     enum mpmc_result result;
     do
-        result = mpmc_peek(member, &at, length);
-    while (result == MPMC_OK && !mpmc_get_at(member, at, out, *length));
+        result = mpmc_peek(member, at, length);
+    while (result == MPMC_OK && !mpmc_get_at(member, *at, out, *length));
     if (result == MPMC_OK) {
-        mpmc_advance(&member->ring, MPMC_GET, at + 1);
+        mpmc_advance(&member->ring, MPMC_GET, *at + 1);
         mpmc_count(member, MPMC_GET, 1);
     }
     return result;
@@ -190,6 +194,26 @@ static inline bool mpmc_unstall(struct mpmc_member *member, enum mpmc_side side,
     owner_recover(ring, owner, entry);
     mpmc_notify_recovery(member);
     return true;
+}
+
+static inline enum mpmc_result mpmc_put_unstalling(struct mpmc_member *member, uint64_t *at,
+                                                   const void *data, uint32_t length)
+{
+    enum mpmc_result result;
+    do
+        result = mpmc_put(member, at, data, length);
+    while (result == MPMC_STALLED && mpmc_unstall(member, MPMC_PUT, *at));
+    return result;
+}
+
+static inline enum mpmc_result mpmc_get_unstalling(struct mpmc_member *member, uint64_t *at,
+                                                   void *out, uint32_t *length)
+{
+    enum mpmc_result result;
+    do
+        result = mpmc_get(member, at, out, length);
+    while (result == MPMC_STALLED && mpmc_unstall(member, MPMC_GET, *at));
+    return result;
 }
 
 /* How long one sleep may last: short while somebody works on the slot we need. */

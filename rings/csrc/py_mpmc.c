@@ -182,10 +182,19 @@ static PyObject *raise_result(Mpmc *self, enum mpmc_result result)
                     "a slot of the ring holds what no member writes: make a new ring");
 }
 
+/* What a call on `side` would meet now, and where. */
+static enum mpmc_result side_state(Mpmc *self, enum mpmc_side side, uint64_t *at)
+{
+    struct mpmc *ring = &self->member.ring;
+    *at = mpmc_index(ring, side);
+    return side == MPMC_PUT ? mpmc_room(ring, at) : mpmc_ready(ring, at);
+}
+
 static PyObject *raise_timed_out(Mpmc *self, enum mpmc_side side, enum mpmc_result result)
 {
     const struct mpmc *ring = &self->member.ring;
-    uint64_t at = mpmc_index(ring, side);
+    uint64_t at;
+    side_state(self, side, &at);
     uint32_t owner = mpmc_owner_of(load64(&mpmc_slot(ring, at)->word));
     unsigned size = (unsigned)mpmc_size(ring);
     if (result == MPMC_STALLED && owner != 0 && owner <= MPMC_OWNERS)
@@ -212,17 +221,14 @@ struct wait_for {
     Mpmc *self;
     enum mpmc_side side;
     int epoll_fd;
-    enum mpmc_result found;
 };
 
 static int64_t look(void *context)
 {
     struct wait_for *wait = context;
-    struct mpmc *ring = &wait->self->member.ring;
-    uint64_t at = mpmc_index(ring, wait->side);
-    bool put = wait->side == MPMC_PUT;
-    enum mpmc_result result = put ? mpmc_room(ring, &at) : mpmc_ready(ring, &at);
-    if (mpmc_shut(ring) || __atomic_load_n(&wait->self->closed, __ATOMIC_RELAXED))
+    uint64_t at;
+    enum mpmc_result result = side_state(wait->self, wait->side, &at);
+    if (mpmc_shut(&wait->self->member.ring) || __atomic_load_n(&wait->self->closed, __ATOMIC_RELAXED))
         return 1;
     if (result == MPMC_WOULD_BLOCK || result == MPMC_STALLED)
         return 0;
@@ -303,16 +309,6 @@ static int wait_side(Mpmc *self, enum mpmc_side side, enum mpmc_result result,
 
 /* ---- putting -------------------------------------------------------------------- */
 
-static enum mpmc_result put_once(Mpmc *self, const Py_buffer *data)
-{
-    enum mpmc_result result;
-    do
-        result = mpmc_put(&self->member, data->buf, (uint32_t)data->len);
-    while (result == MPMC_STALLED &&
-           mpmc_unstall(&self->member, MPMC_PUT, mpmc_index(&self->member.ring, MPMC_PUT)));
-    return result;
-}
-
 /* Reading a message may run Python, which may close us: look at both, in this order. */
 static int take_open(Mpmc *self, PyObject *message, Py_buffer *data)
 {
@@ -334,7 +330,9 @@ static PyObject *try_put(Mpmc *self, PyObject *message)
     Py_buffer data;
     if (take_open(self, message, &data) < 0)
         return NULL;
-    enum mpmc_result result = put_once(self, &data);
+    uint64_t at;
+    enum mpmc_result result =
+        mpmc_put_unstalling(&self->member, &at, data.buf, (uint32_t)data.len);
     PyBuffer_Release(&data);
     return result < 0 ? raise_result(self, result) : PyBool_FromLong(result == MPMC_OK);
 }
@@ -342,7 +340,9 @@ static PyObject *try_put(Mpmc *self, PyObject *message)
 static int put_waiting(Mpmc *self, const Py_buffer *data, uint64_t deadline_ns)
 {
     for (;;) {
-        enum mpmc_result result = put_once(self, data);
+        uint64_t at;
+        enum mpmc_result result =
+            mpmc_put_unstalling(&self->member, &at, data->buf, (uint32_t)data->len);
         if (result == MPMC_OK)
             return 0;
         if (result < 0) {
@@ -681,9 +681,8 @@ static PyObject *side_arm(Mpmc *self, enum mpmc_side side)
         return NULL;
     if (final_check(&wait) != 0)
         return PyFloat_FromDouble(0.0);
-    uint64_t at = mpmc_index(&self->member.ring, side);
-    enum mpmc_result result = side == MPMC_PUT ? mpmc_room(&self->member.ring, &at)
-                                               : mpmc_ready(&self->member.ring, &at);
+    uint64_t at;
+    enum mpmc_result result = side_state(self, side, &at);
     return PyFloat_FromDouble((double)mpmc_slice_ns(&self->member, side, result) / 1e9);
 }
 
