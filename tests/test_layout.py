@@ -6,6 +6,7 @@ The markdown is the source: each table follows a comment that says what it is.
 import re
 import struct
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def test_every_number_of_layout_py_is_on_the_page():
 @pytest.mark.parametrize("marker", OFFSET_TABLES + RING_TABLES + ["packet"])
 def test_fields_neither_overlap_nor_leave_untold_bytes(marker):
     table = rows(marker)
-    for before, after in zip(table, table[1:], strict=False):
+    for before, after in pairwise(table):
         assert before.offset + before.size == after.offset, (before, after)
     for row in table:
         if row.size in (2, 4, 8):
@@ -170,9 +171,8 @@ def offsets_in_c(
     command = ["gcc", "-std=gnu11", "-I", str(ROOT / "rings" / "csrc")]
     subprocess.run([*command, str(source), "-o", str(program)], check=True)
     out = subprocess.run([str(program)], check=True, capture_output=True, text=True)
-    return {
-        name: int(value) for name, value in (line.split() for line in out.stdout.splitlines())
-    }
+    pairs = (line.split() for line in out.stdout.splitlines())
+    return {name: int(value) for name, value in pairs}
 
 
 @pytest.mark.parametrize("marker", RING_TABLES)

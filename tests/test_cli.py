@@ -1,0 +1,100 @@
+"""`rings ls|stat|doctor`: what they print, and their exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rings import cli, connect
+
+ANSWER = {
+    "pid": 42,
+    "engine": {"name": "uring", "why": "", "totals": {"requests": 7}},
+    "devices": [
+        {"name": "disk0", "kind": "block", "size": 1 << 20, "read_only": False},
+        {"name": "echo", "kind": "echo", "size": 0, "read_only": True},
+    ],
+    "rings": [],
+}
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    asked = []
+
+    def query(address=None, **_options):
+        asked.append(address)
+        return ANSWER
+
+    monkeypatch.setattr(connect, "query", query)
+    return asked
+
+
+def test_ls_prints_tables_only(answered, capsys):
+    assert cli.main(["ls"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines() == [
+        "devices",
+        "name   kind      size  read_only",
+        "disk0  block  1048576         no",
+        "echo   echo         0        yes",
+        "",
+        "rings",
+        "(none)",
+    ]
+
+
+def test_stat_prints_every_number(answered, capsys):
+    assert cli.main(["stat"]) == 0
+    out = capsys.readouterr().out
+    assert "pid  42" in out
+    assert "totals.requests  7" in out
+    assert "disk0" in out
+
+
+@pytest.mark.parametrize("command", ["ls", "stat"])
+def test_json_is_json(answered, capsys, command):
+    assert cli.main([command, "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["devices"] == ANSWER["devices"]
+    assert ("pid" in out) == (command == "stat")
+
+
+def test_socket_is_handed_on(answered):
+    cli.main(["ls", "--socket", "/run/x.sock"])
+    assert answered == ["/run/x.sock"]
+
+
+@pytest.mark.parametrize("command", ["ls", "stat"])
+def test_no_daemon_is_a_sentence_and_exit_code_1(command, capsys, tmp_path):
+    where = str(tmp_path / "none.sock")
+    assert cli.main([command, "--socket", where]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("rings: ")
+    assert where in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_doctor_fails_when_the_daemon_asked_for_is_not_there(capsys, tmp_path):
+    code = cli.main(["doctor", "--json", "--socket", str(tmp_path / "none.sock")])
+    rows = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert rows[-1]["name"] == "daemon"
+    assert rows[-1]["status"] == "fail"
+
+
+def test_unknown_command_is_usage(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["nothing"])
+    assert caught.value.code == 2
+
+
+def test_the_command_is_installed(tmp_path):
+    command = "import sys; from rings.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "doctor"], capture_output=True, text=True
+    )
+    assert done.returncode in (0, 1)
+    assert "memfd and seals" in done.stdout
