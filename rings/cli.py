@@ -1,6 +1,6 @@
 """The `rings` command: what is served, how it goes, what this machine allows.
 
-    rings ls       devices and rings of a daemon
+    rings ls       devices and sessions of a daemon
     rings stat     everything it counts
     rings doctor   what this machine allows, and what to change
 
@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from . import connect, doctor
+from . import doctor
+from .connect import query
 from .errors import RingError
 
 
@@ -62,34 +64,46 @@ def _is_table(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
-def _sections(answer: Mapping[str, object]) -> Iterable[str]:
-    plain = {k: v for k, v in answer.items() if not isinstance(v, dict | list)}
-    if plain:
-        yield listing(plain)
-    for name, value in answer.items():
-        if isinstance(value, dict):
-            yield f"{name}\n{listing(value)}"
-        elif isinstance(value, list):
-            yield f"{name}\n{table(value) if value and _is_table(value) else '(none)'}"
+def _flat_columns(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    return [
+        {name: value for name, value in row.items() if not isinstance(value, dict)}
+        for row in rows
+    ]
 
 
-def _tables_only(answer: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in answer.items() if _is_table(value)}
+def _overview(report: Mapping[str, Any]) -> Iterable[str]:
+    for name, rows in report.items():
+        if _is_table(rows):
+            yield f"{name}\n{table(_flat_columns(rows)) if rows else '(none)'}"
 
 
-def _show(answer: Mapping[str, object], as_json: bool) -> int:
-    print(json.dumps(answer, indent=2) if as_json else "\n\n".join(_sections(answer)))
+def _everything(report: Mapping[str, Any]) -> Iterable[str]:
+    yield listing({k: v for k, v in report.items() if not _is_table(v)})
+    for name, rows in report.items():
+        if _is_table(rows):
+            for number, row in enumerate(rows):
+                yield f"{name}[{number}]\n{listing(row)}"
+
+
+Lay: TypeAlias = Callable[[Mapping[str, Any]], Iterable[str]]
+
+
+def _show(report: Mapping[str, Any], lay_out: Lay, as_json: bool) -> int:
+    print(json.dumps(report, indent=2) if as_json else "\n\n".join(lay_out(report)))
     return 0
 
 
 def ls(options: argparse.Namespace) -> int:
-    """List a daemon's devices and rings."""
-    return _show(_tables_only(connect.query(options.socket)), options.json)
+    """List a daemon's devices and sessions."""
+    report = query(options.socket)
+    if options.json:
+        report = {name: rows for name, rows in report.items() if _is_table(rows)}
+    return _show(report, _overview, options.json)
 
 
 def stat(options: argparse.Namespace) -> int:
     """Show everything a daemon counts."""
-    return _show(connect.query(options.socket), options.json)
+    return _show(query(options.socket), _everything, options.json)
 
 
 def examine(options: argparse.Namespace) -> int:

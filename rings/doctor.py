@@ -16,12 +16,12 @@ from .machine import CHECKS, Row
 
 def check_daemon(address: str | None = None) -> Row:
     """Knock at the daemon's door.  An address asked for must be answered."""
-    from . import connect
+    from .connect import default_address, query
 
     name = "daemon"
     try:
-        where = address or connect.default_address()
-        connect.query(where)
+        where = address or default_address()
+        query(where)
     except (OSError, RingError) as error:
         fix = "start one: python -m daemons block --image disk.img"
         return Row(name, "fail" if address else "warn", str(error), fix)

@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from rings import cli, connect
+from rings import cli
 
 ANSWER = {
     "pid": 42,
-    "engine": {"name": "uring", "why": "", "totals": {"requests": 7}},
+    "engine": {"name": "uring", "why": "", "requests": 7},
     "devices": [
         {"name": "disk0", "kind": "block", "size": 1 << 20, "read_only": False},
         {"name": "echo", "kind": "echo", "size": 0, "read_only": True},
     ],
-    "rings": [],
+    "sessions": [{"session": 1, "pid": 43, "ring": {"requests": 7, "in_flight": 2}}],
 }
 
 
@@ -27,11 +27,11 @@ def answered(monkeypatch):
         asked.append(address)
         return ANSWER
 
-    monkeypatch.setattr(connect, "query", query)
+    monkeypatch.setattr(cli, "query", query)
     return asked
 
 
-def test_ls_prints_tables_only(answered, capsys):
+def test_ls_prints_a_table_of_each_list(answered, capsys):
     assert cli.main(["ls"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines() == [
@@ -40,17 +40,26 @@ def test_ls_prints_tables_only(answered, capsys):
         "disk0  block  1048576         no",
         "echo   echo         0        yes",
         "",
-        "rings",
-        "(none)",
+        "sessions",
+        "session  pid",
+        "      1   43",
     ]
+
+
+def test_ls_says_so_when_there_is_nobody(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "query", lambda address: {"sessions": []})
+    assert cli.main(["ls"]) == 0
+    assert capsys.readouterr().out == "sessions\n(none)\n"
 
 
 def test_stat_prints_every_number(answered, capsys):
     assert cli.main(["stat"]) == 0
     out = capsys.readouterr().out
-    assert "pid  42" in out
-    assert "totals.requests  7" in out
-    assert "disk0" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["pid", "42"] in lines
+    assert ["engine.requests", "7"] in lines
+    assert ["ring.in_flight", "2"] in lines
+    assert ["name", "disk0"] in lines
 
 
 @pytest.mark.parametrize("command", ["ls", "stat"])
