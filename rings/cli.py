@@ -24,6 +24,8 @@ from .errors import RingError
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
@@ -65,10 +67,8 @@ def _is_table(value: object) -> bool:
 
 
 def _flat_columns(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    return [
-        {name: value for name, value in row.items() if not isinstance(value, dict)}
-        for row in rows
-    ]
+    deep = {name for row in rows for name in row if isinstance(row[name], dict)}
+    return [{name: row[name] for name in row if name not in deep} for row in rows]
 
 
 def _overview(report: Mapping[str, Any]) -> Iterable[str]:

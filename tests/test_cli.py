@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import daemons
 from rings import cli
 
 ANSWER = {
@@ -15,7 +16,10 @@ ANSWER = {
         {"name": "disk0", "kind": "block", "size": 1 << 20, "read_only": False},
         {"name": "echo", "kind": "echo", "size": 0, "read_only": True},
     ],
-    "sessions": [{"session": 1, "pid": 43, "ring": {"requests": 7, "in_flight": 2}}],
+    "sessions": [
+        {"session": 1, "device": "echo", "ring": {"requests": 7, "in_flight": 2}},
+        {"session": 2, "device": None, "ring": None},
+    ],
 }
 
 
@@ -41,8 +45,9 @@ def test_ls_prints_a_table_of_each_list(answered, capsys):
         "echo   echo         0        yes",
         "",
         "sessions",
-        "session  pid",
-        "      1   43",
+        "session  device",
+        "      1  echo",
+        "      2  -",
     ]
 
 
@@ -107,3 +112,36 @@ def test_the_command_is_installed(tmp_path):
     )
     assert done.returncode in (0, 1)
     assert "memfd and seals" in done.stdout
+
+
+# -- with a daemon ---------------------------------------------------------------
+
+
+@pytest.fixture
+def daemon():
+    with daemons.spawn(kind="null", name="null7") as running:
+        yield running
+
+
+def test_ls_lists_the_devices_of_a_real_daemon(daemon, capsys):
+    assert cli.main(["ls", "--socket", daemon.address]) == 0
+    titles, device = capsys.readouterr().out.splitlines()[1:3]
+    assert titles.split()[:3] == ["name", "kind", "size"]
+    assert device.split()[:2] == ["null7", "null"]
+
+
+def test_stat_tells_the_pid_and_the_engine_of_a_real_daemon(daemon, capsys):
+    assert cli.main(["stat", "--json", "--socket", daemon.address]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pid"] == daemon.pid
+    assert report["engine"]["name"] in ("uring", "threads")
+    assert cli.main(["stat", "--socket", daemon.address]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["pid", str(daemon.pid)] in lines
+
+
+def test_doctor_finds_a_real_daemon_and_misses_a_dead_one(daemon, capsys):
+    assert cli.main(["doctor", "--socket", daemon.address]) == 0
+    assert f"answers at {daemon.address}" in capsys.readouterr().out
+    daemon.kill()
+    assert cli.main(["doctor", "--socket", daemon.address]) == 1

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from rings import layout
+from rings import layout, messages
+from rings.states import State
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "LAYOUT.md").read_text()
@@ -167,7 +168,8 @@ def offsets_in_c(
         f'int main(void) {{ {prints} printf("sizeof %zu\\n", sizeof({type_})); }}\n'
     )
     program = tmp_path / "offsets"
-    command = ["gcc", "-std=gnu11", "-I", str(ROOT / "rings" / "csrc")]
+    folders = [f"-I{ROOT / top / 'csrc'}" for top in ("rings", "daemons")]
+    command = ["gcc", "-std=gnu11", "-D_GNU_SOURCE", *folders]
     subprocess.run([*command, str(source), "-o", str(program)], check=True)
     out = subprocess.run([str(program)], check=True, capture_output=True, text=True)
     pairs = (line.split() for line in out.stdout.splitlines())
@@ -184,6 +186,30 @@ def test_ring_header_in_c_is_what_the_page_says(marker, tmp_path):
     )
     assert in_c.pop("sizeof") == table[-1].offset
     assert in_c == named
+
+
+@pytest.mark.parametrize(
+    ("marker", "struct_name", "header"),
+    [
+        ("offsets: IO_", "wire_request", "request.h"),
+        ("offsets: IO_RSP_", "wire_response", "request.h"),
+        ("offsets: SEGMENT_", "wire_segment", "request.h"),
+        ("offsets: GRANT_", "wire_grant", "request.h"),
+        ("offsets: IO_", "io_request", "front.h"),
+        ("offsets: IO_RSP_", "io_response", "front.h"),
+        ("offsets: SEGMENT_", "io_segment", "front.h"),
+    ],
+)
+def test_slots_in_c_are_what_the_page_says(marker, struct_name, header, tmp_path):
+    table = rows(marker)
+    in_c = offsets_in_c(
+        tmp_path,
+        f'#include "{header}"',
+        f"struct {struct_name}",
+        [row.field for row in table],
+    )
+    assert in_c.pop("sizeof") == table[-1].offset + table[-1].size
+    assert in_c == {row.field: row.offset for row in table}
 
 
 XEN_HEADER = Path("/usr/include/xen/io/blkif.h")
@@ -223,10 +249,47 @@ def test_xen_ring_page_is_what_xens_header_says(tmp_path):
 
 def test_orderings_of_the_page_are_those_of_the_code():
     folders = [ROOT / "rings", ROOT / "daemons"]
-    files = [p for f in folders for end in ("c", "h", "py") for p in f.rglob(f"*.{end}")]
+    files = [
+        p for f in folders for end in ("c", "h", "py") for p in f.rglob(f"*.{end}")
+    ]
     code = "".join(path.read_text() for path in files)
     named = set(re.findall(r"\b(?:release|acquire|full barrier): (\w+-[a-z-]+)", code))
     assert named == {row[0] for row in TABLES["orderings"]}
+
+
+# -- control packets ----------------------------------------------------------
+
+
+def test_packet_header_is_what_the_page_says():
+    table = rows("packet")
+    widths = {1: "B", 2: "H", 4: "I", 8: "Q"}
+    told = struct.Struct("=" + "".join(widths[row.size] for row in table))
+    assert told.size == messages.HEADER.size
+    assert told.format == messages.HEADER.format
+    assert struct.pack("<I", messages.MAGIC) == b"RNG1"
+    assert f"0x{messages.MAGIC:X}" in TEXT
+    assert f"at most {messages.MAX_PACKET} bytes" in TEXT
+
+
+def test_messages_are_what_the_page_says():
+    told = {
+        int(number): (name, [key for key in keys.split(", ") if key])
+        for number, name, _, keys in TABLES["messages"]
+    }
+    spoken = {
+        number: (message.__name__, list(keys))
+        for number, (message, keys) in messages.MESSAGES.items()
+    }
+    assert told == spoken
+
+
+def test_states_are_what_the_page_says():
+    told = re.findall(r"(\d) (unknown|init\w*(?:-wait)?|connected|clos\w+)\b", TEXT)
+    for number, name in told:
+        assert State[name.upper().replace("-", "_")] == int(number)
+    assert {name for _, name in told} == {
+        state.name.lower().replace("_", "-") for state in State
+    }
 
 
 # -- geometry -----------------------------------------------------------------
