@@ -25,7 +25,7 @@ from pathlib import Path
 
 import daemons
 import rings
-from rings.connect import query
+from rings.rendezvous import query
 
 IMAGE_SIZE = 64 << 20
 CHUNK = 64 << 10

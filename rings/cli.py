@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from . import doctor
-from .connect import query
 from .errors import RingError
+from .rendezvous import query
 
 
 def _text(value: object) -> str:

@@ -16,7 +16,7 @@ from .machine import CHECKS, Row
 
 def check_daemon(address: str | None = None) -> Row:
     """Knock at the daemon's door.  An address asked for must be answered."""
-    from .connect import default_address, query
+    from .rendezvous import default_address, query
 
     name = "daemon"
     try:
