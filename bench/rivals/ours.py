@@ -1,0 +1,3 @@
+"""Our own rings, in each waiting strategy."""
+
+ADAPTERS = []
