@@ -89,6 +89,7 @@ class Adapter:
     arrays = False
     round_trips = True
     in_process = False
+    needs_two_cores = False
 
     def create(self, spec: Spec) -> Any:
         """Make the channel, in the parent, before any fork."""
@@ -167,3 +168,8 @@ def blocking_get(end: Receiver, pause: Callable[[], None]) -> Callable[[], Any]:
         return message
 
     return get
+
+
+def cut(data: Any, size: int, count: int) -> Sequence[bytes]:
+    """Return the first `count` records of `size` bytes in `data`."""
+    return [bytes(data[i * size : (i + 1) * size]) for i in range(count)]

@@ -121,6 +121,7 @@ class Bench:
         def able(adapter: Adapter) -> bool:
             return (
                 fan in adapter.fan
+                and not (place == ONE_CORE and adapter.needs_two_cores)
                 and adapter.min_size <= size <= adapter.max_size
                 and (kind != MANY or adapter.batches)
                 and (kind != ARRAY or adapter.arrays)
@@ -152,7 +153,11 @@ class Bench:
 
         return Workload(
             f"round trip, 64 B, {place}",
-            lambda adapter: adapter.round_trips and adapter.max_size >= SMALL,
+            lambda adapter: (
+                adapter.round_trips
+                and adapter.max_size >= SMALL
+                and not (place == ONE_CORE and adapter.needs_two_cores)
+            ),
             lambda adapter: None,  # each measurement checks its first trips
             measure,
             lambda: self.floor(place, "eventfd", "pingpong"),

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from bench.channel import Adapter
 
 MODULES = (
-    "ours",
+    "ours_spsc",
+    "ours_mpmc",
+    "ours_queue",
     "stdlib",
     "pyzmq_push",
     "pynng_push",

@@ -7,10 +7,9 @@ import multiprocessing
 import os
 import queue
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
-from bench.channel import ANY_FAN, BATCH, FAN_IN, Adapter, Receiver, Sender, Spec
+from bench.channel import ANY_FAN, BATCH, FAN_IN, Adapter, Receiver, Sender, Spec, cut
 
 FORK = multiprocessing.get_context("fork")
 PIPE_SIZE = 1 << 20
@@ -122,11 +121,10 @@ class OsPipe(Adapter):
                 last += os.read(fd, size - len(last) % size)
             return len(last) // size
 
-        def records() -> Sequence[bytes]:
-            return [last[i : i + size] for i in range(0, len(last), size)]
-
         return Receiver(
-            get=lambda: os.read(fd, size), get_many=get_many, records=records
+            get=lambda: os.read(fd, size),
+            get_many=get_many,
+            records=lambda: cut(last, size, len(last) // size),
         )
 
     def destroy(self, made: Any) -> None:

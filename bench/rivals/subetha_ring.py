@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import subetha
 
-from bench.channel import ANY_FAN, BATCH, Adapter, Receiver, Sender, Spec, napping
+from bench.channel import ANY_FAN, BATCH, Adapter, Receiver, Sender, Spec, cut, napping
 
 SLOT = 64
 
@@ -51,10 +50,11 @@ class Spsc(Adapter):
                 last, _ = ring.pop_buffer(BATCH)
             return len(last) // SLOT
 
-        def records() -> Sequence[bytes]:
-            return [last[i : i + SLOT] for i in range(0, len(last), SLOT)]
-
-        return Receiver(try_get=ring.pop, get_many=get_many, records=records)
+        return Receiver(
+            try_get=ring.pop,
+            get_many=get_many,
+            records=lambda: cut(last, SLOT, len(last) // SLOT),
+        )
 
 
 class Shared(Adapter):

@@ -1,3 +1,0 @@
-"""Our own rings, in each waiting strategy."""
-
-ADAPTERS = []
