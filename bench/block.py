@@ -21,7 +21,11 @@ from bench import image, machine, readers, split
 from bench.harness import Report, interleave
 
 REFERENCE = readers.DirectUring.name
-OURS = (split.Split("ring, spin 50 us", 50), split.Split("ring, block", 0))
+OURS = (
+    split.Split("ring, spin 50 us", 50),
+    split.Split("ring, block", 0),
+    split.Handles(),
+)
 MIB = 1 << 20
 
 

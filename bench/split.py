@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,8 +32,7 @@ class Split:
     def measure(self, load: Load, depth: int) -> Mapping[str, float]:
         """At depth 1 one `readinto` at a time, deeper `read_many` in one C call."""
         with connected(load, self.spin_us) as (daemon, disk):
-            grant = disk.pool.alloc(depth * BLOCK)
-            with grant:
+            with disk.pool.alloc(depth * BLOCK) as grant:
                 before = counters(daemon, disk)
                 if depth == 1:
                     found = one_at_a_time(disk, grant, load)
@@ -42,24 +42,41 @@ class Split:
         return found | per_request(before, after)
 
 
+@dataclass
+class Handles:
+    """The ring as futures: a handle a read, as `ThreadPool` has a task a read."""
+
+    name: str = "ring, a handle a read, spin 50 us"
+    spin_us: int = 50
+    depths: tuple[int, ...] = DEPTHS[1:]
+
+    def measure(self, load: Load, depth: int) -> Mapping[str, float]:
+        """Keep `depth` handles in flight from a Python loop, the oldest waited for."""
+        with connected(load, self.spin_us) as (daemon, disk):
+            with disk.pool.alloc(depth * BLOCK) as grant:
+                before = counters(daemon, disk)
+                found = handles_in_flight(disk, grant, load, depth)
+                after = counters(daemon, disk)
+        return found | per_request(before, after)
+
+
 @contextmanager
 def connected(load: Load, spin_us: int) -> Iterator[tuple[Any, Any]]:
     """Start a daemon on the load's file and attach to its disk."""
     import daemons
-    import rings
+    from rings.frontend import connect
 
-    with (
-        daemons.spawn(
-            image=load.path, engine="uring", spin_us=spin_us, direct=load.direct
-        ) as daemon,
-        rings.connect(daemon.address) as connection,
-        connection.block(
-            "disk0", slots=SLOTS, data_size=DATA_SIZE, spin_us=spin_us
-        ) as disk,
-    ):
-        if load.pinned:
-            pin_apart(daemon.pid)
-        yield daemon, disk
+    with daemons.spawn(
+        image=load.path, engine="uring", spin_us=spin_us, direct=load.direct
+    ) as daemon:
+        wait = f"spin:{spin_us}" if spin_us else "block"
+        connection = connect(daemon.address)
+        with connection.block(
+            "disk0", slots=SLOTS, data_size=DATA_SIZE, wait=wait
+        ) as disk:
+            if load.pinned:
+                pin_apart(daemon.pid)
+            yield daemon, disk
 
 
 def pin_apart(daemon_pid: int) -> None:
@@ -78,18 +95,18 @@ def one_at_a_time(disk: Any, grant: Any, load: Load) -> dict[str, float]:
     samples: list[int] = []
     with grant.view() as view:
         for offset in islice(endless, CHECKED):
-            disk.readinto(view, offset)
+            disk.readinto(grant, offset)
             check(view, offset)
 
         def chunk() -> int:
             for offset in islice(endless, CHUNK):
-                disk.readinto(view, offset)
+                disk.readinto(grant, offset)
             return CHUNK
 
         def clocked() -> int:
             for offset in islice(endless, CHUNK):
                 start = clock()
-                disk.readinto(view, offset)
+                disk.readinto(grant, offset)
                 samples.append(clock() - start)
             return CHUNK
 
@@ -114,6 +131,38 @@ def many_in_flight(disk: Any, grant: Any, load: Load, depth: int) -> dict[str, f
     return {"iops": rate, "mean_us": depth / rate * 1e6}
 
 
+def handles_in_flight(
+    disk: Any, grant: Any, load: Load, depth: int
+) -> dict[str, float]:
+    """Rate and latencies in one run: two clocks are little beside a handle."""
+    endless = cycle(load.offsets)
+    clock = time.perf_counter_ns
+    flight: deque[tuple[int, int, Any]] = deque()
+    samples: list[int] = []
+
+    def submit(place: int) -> None:
+        at, offset = place * BLOCK, next(endless)
+        start = clock()
+        handle = disk.submit_read(offset, grant, at=at, length=BLOCK)
+        flight.append((place, start, handle))
+
+    def chunk() -> int:
+        for _ in range(CHUNK):
+            place, start, handle = flight.popleft()
+            handle.result()
+            samples.append(clock() - start)
+            submit(place)
+        return CHUNK
+
+    verify_many(disk, grant, load.offsets, depth)
+    for place in range(depth):
+        submit(place)
+    rate = timed_rate(load.rate_s + load.latency_s, chunk)
+    for _, _, handle in flight:
+        handle.result()
+    return {"iops": rate} | latencies(samples)
+
+
 def verify_many(disk: Any, grant: Any, offsets: array[int], depth: int) -> None:
     """Read in portions of `depth`, so that every answer still lies in its place."""
     for at in range(0, CHECKED, depth):
@@ -126,11 +175,15 @@ def verify_many(disk: Any, grant: Any, offsets: array[int], depth: int) -> None:
 
 def counters(daemon: Any, disk: Any) -> dict[str, int]:
     """Return requests served, io_uring_enter calls and notifications of both ends."""
-    served, asked = daemon.statistics(), disk.statistics()
+    from rings.connect import query
+
+    report, asked = query(daemon.address), disk.statistics()
+    served = report["sessions"][0]["ring"]
+    notifications = served["notifications_sent"] + asked["notifications"]
     return {
-        "requests": int(served["requests"]),
-        "enters": int(served["enters"]),
-        "notifications": int(served["notifications"]) + int(asked["notifications"]),
+        "requests": asked["requests"],
+        "enters": report["engine"]["enters"],
+        "notifications": notifications,
     }
 
 
@@ -180,12 +233,10 @@ def watch(pids: Mapping[str, int], seconds: float) -> dict[str, dict[str, float]
 
 def idle_client(address: str, spin_us: int, pipe: Any) -> None:
     """Connect, read once, say so, and do nothing until the pipe closes."""
-    import rings
+    from rings.frontend import connect
 
-    with (
-        rings.connect(address) as connection,
-        connection.block("disk0", spin_us=spin_us) as disk,
-    ):
+    wait = f"spin:{spin_us}" if spin_us else "block"
+    with connect(address).block("disk0", wait=wait) as disk:
         disk.read(0, BLOCK)
         pipe.send("ready")
         try:

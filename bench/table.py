@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-COLUMNS = 8
+COLUMNS = (
+    "iops", "rate", "p50_us", "pair_ns", "mean_us", "p99_us", "p999_us", "mb_per_s",
+    "cpu_us_per_msg", "enters_per_op", "notifies_per_op", "cpu_percent",
+    "switches_per_s", "trips",
+)  # fmt: skip
 WIDTH = 160  # where the output is no terminal
 
 
@@ -15,6 +19,11 @@ def number(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.4g}"
+
+
+def median(summary: dict[str, Any]) -> str:
+    """Return the median alone."""
+    return number(summary["median"])
 
 
 def spread(summary: dict[str, Any]) -> str:
@@ -31,16 +40,25 @@ def tables(data: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]
     workloads = dict.fromkeys(row["workload"] for row in data["rows"])
     for workload in workloads:
         rows = [row for row in data["rows"] if row["workload"] == workload]
-        names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-        header = ["", *names[:COLUMNS], f"x {data['reference']}"]
-        lines = [[row["contender"], *_cells(row, names[:COLUMNS])] for row in rows]
+        names = sorted({name for row in rows for name in row["metrics"]}, key=place)
+        header = ["", *names, f"x {data['reference']}"]
+        lines = [[row["contender"], *_cells(row, names)] for row in rows]
         made.append((workload, header, lines))
     return made
 
 
+def place(name: str) -> int:
+    """Return where the column of a metric stands."""
+    return COLUMNS.index(name) if name in COLUMNS else len(COLUMNS)
+
+
 def _cells(row: dict[str, Any], names: list[str]) -> list[str]:
     metrics = row["metrics"]
-    cells = [spread(metrics[name]) if name in metrics else "-" for name in names]
+    first = next((name for name in COLUMNS if name in metrics), "")
+    cells = []
+    for name in names:
+        show_one = spread if name == first else median
+        cells.append(show_one(metrics[name]) if name in metrics else "-")
     return [*cells, spread(row["ratio"]) if "ratio" in row else "-"]
 
 
