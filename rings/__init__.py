@@ -19,6 +19,7 @@ from .frontend import Connection, connect
 from .grants import Grant
 from .handle import Handle
 from .memory import Region
+from .queue import Queue
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "LayoutError",
     "LocalProtocolError",
     "ProtocolError",
+    "Queue",
     "Region",
     "RegionMemoryError",
     "RemoteProtocolError",

@@ -4,12 +4,20 @@ A device's own failure is a plain `OSError` with the real errno, and a wait that
 ran out is a `TimeoutError`; the classes here are about rings and connections.
 """
 
+import queue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    QueueShutDown = Exception
+else:  # what `queue.Queue` raises from Python 3.13 on
+    QueueShutDown = getattr(queue, "ShutDown", Exception)
+
 
 class RingError(Exception):
     """Base of every error that this library defines."""
 
 
-class ClosedError(RingError):
+class ClosedError(RingError, ValueError):
     """You closed this object; it cannot be used any more."""
 
 
@@ -49,5 +57,8 @@ class RegionMemoryError(RingError, MemoryError):
     """Shared memory could not be reserved; the message names what to raise."""
 
 
-class ShutDown(RingError):
-    """The queue or ring was shut down: no more messages will come."""
+class ShutDown(RingError, QueueShutDown):
+    """The queue or ring was shut down: no more messages will come.
+
+    Where the standard library has `queue.ShutDown` this is one.
+    """

@@ -34,6 +34,7 @@ KIND_SPLIT: Final = 1
 KIND_SPSC: Final = 2
 KIND_MPMC: Final = 3
 KIND_BROADCAST: Final = 4
+KIND_BLOCKS: Final = 5
 
 # -- parameters of a split connection (KIND_SPLIT) ----------------------------
 
@@ -54,6 +55,7 @@ SPLIT_DATA_SIZE: Final = 120  # u64
 MPMC_SLOTS: Final = 64  # u32
 MPMC_SLOT_SIZE: Final = 68  # u32, bytes of a message at most
 MPMC_START: Final = 72  # u64, index of the first message
+MPMC_LIMIT: Final = 80  # u32, messages it may hold; 0: as many as slots
 
 MPMC_HEADER_OFFSET: Final = PAGE
 MPMC_PROD: Final = 4096  # u64, index; this and the next two are the putters' side
@@ -84,6 +86,13 @@ MPMC_SLOT_DATA: Final = 16
 MPMC_SLOT_UNIT: Final = 64  # slots lie at multiples of this
 MPMC_MAX_SLOTS: Final = 1 << 20
 MPMC_MAX_SLOT_SIZE: Final = 1 << 24
+
+# -- blocks beside an MPMC ring (KIND_BLOCKS) -----------------------------------
+
+BLOCKS_COUNT: Final = 64  # u32
+BLOCKS_SIZE: Final = 68  # u32, bytes of a block
+BLOCKS_FREED: Final = 4096  # u64, how often blocks were given back
+BLOCKS_WORDS: Final = 4160  # u64 each {turn:29, joined:19, owner:12, state:4}
 
 # -- ring headers -------------------------------------------------------------
 

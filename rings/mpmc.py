@@ -129,10 +129,12 @@ class Ring:
         region: The memory.
         slots: How many messages it holds.
         slot_size: Bytes of a message at most.
+        limit: How many messages it holds at once; the slots, if not fewer.
     """
 
     __slots__ = (
-        "__weakref__", "not_empty_fd", "not_full_fd", "region", "slot_size", "slots",
+        "__weakref__", "limit", "not_empty_fd", "not_full_fd", "region", "slot_size",
+        "slots",
     )  # fmt: skip
 
     def __init__(self, region: Region, not_full_fd: int, not_empty_fd: int) -> None:
@@ -141,6 +143,8 @@ class Ring:
         self.not_empty_fd = not_empty_fd
         self.region = region
         self.slots, self.slot_size = read_numbers(region)
+        (limit,) = struct.unpack_from("=I", region.buffer, layout.MPMC_LIMIT)
+        self.limit: int = limit or self.slots
 
     @classmethod
     def create(
@@ -148,6 +152,7 @@ class Ring:
         *,
         slots: int = 1024,
         slot_size: int = 240,
+        limit: int = 0,
         start: int = 0,
         name: str = "rings-mpmc",
     ) -> Ring:
@@ -158,6 +163,7 @@ class Ring:
         Args:
             slots: Messages it holds, a power of two.
             slot_size: Bytes of the longest message.
+            limit: How many messages it may hold at once, if not all ``slots``.
             start: Index of the first message; tests wrap with it.
             name: Shown in ``/proc/PID/maps``.
 
@@ -167,10 +173,13 @@ class Ring:
         """
         if not 0 <= start <= U64:
             raise ValueError(f"start must be a u64, not {start}")
+        if not 0 <= limit <= slots:
+            raise ValueError(f"limit must be in 0..{slots}, the slots, not {limit}")
         size = region_size(slots, slot_size)
         region = Region.create(size, kind=layout.KIND_MPMC, name=name)
         buffer = region.buffer
-        struct.pack_into("=IIQ", buffer, layout.MPMC_SLOTS, slots, slot_size, start)
+        numbers = (slots, slot_size, start, limit)
+        struct.pack_into("=IIQI", buffer, layout.MPMC_SLOTS, *numbers)
         mpmc_initialise(buffer, slots, slot_size, start)
         ring = cls(region, -1, -1)
         ring.not_full_fd = os.eventfd(0, EVENT_FLAGS)

@@ -21,8 +21,9 @@ LAYERS = (
     "rings.layout rings.errors",
     "rings._core",
     "rings.pages rings.header rings.memfd rings.reserve rings.memory rings.named"
-    " rings.grants rings.pool rings.channel",
+    " rings.grants rings.pool rings.channel rings.blocks",
     "rings.xen_style rings.blkif rings.spsc rings.mpmc rings.atomics rings.records",
+    "rings.pickling rings.queue",
     "rings.peer rings.messages rings.states rings.protocol rings.link rings.rendezvous",
     "rings.handle rings.requester rings.copying rings.block rings.frontend"
     " rings.interpreters rings.sandbox",

@@ -51,6 +51,7 @@ enum {
     MPMC_MAX_SLOTS = 1 << 20,
     MPMC_MAX_SLOT_SIZE = 1 << 24,
     MPMC_OWNERS = 256,
+    MPMC_LIMIT_OFFSET = 80,
     MPMC_HEADER_OFFSET = 4096,
     MPMC_SLOTS_OFFSET = MPMC_HEADER_OFFSET + 8 * 4096,
 };
@@ -129,6 +130,7 @@ struct mpmc {
     uint8_t *slots;
     uint32_t nr_slots;
     uint32_t slot_size;
+    uint32_t limit;         /* messages it may hold, at most nr_slots */
     size_t stride;
     uint32_t owner;         /* 1..MPMC_OWNERS; 0: not a member */
     uint64_t owner_word;    /* what our entry says */
@@ -200,6 +202,14 @@ static inline size_t mpmc_stride(uint32_t slot_size)
     return (sizeof(struct mpmc_slot) + slot_size + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1);
 }
 
+/* The fewer messages that a ring was asked to hold; 0 and nonsense mean all slots. */
+static inline uint32_t mpmc_limit(const void *base, uint32_t nr_slots)
+{
+    uint32_t limit;
+    memcpy(&limit, (const uint8_t *)base + MPMC_LIMIT_OFFSET, sizeof limit);
+    return limit == 0 || limit > nr_slots ? nr_slots : limit;
+}
+
 /* Bind to the region at `base`.  False if the numbers do not fit it. */
 static inline bool mpmc_bind(struct mpmc *ring, void *base, size_t size, uint32_t nr_slots,
                              uint32_t slot_size)
@@ -214,6 +224,7 @@ static inline bool mpmc_bind(struct mpmc *ring, void *base, size_t size, uint32_
     ring->slots = (uint8_t *)base + MPMC_SLOTS_OFFSET;
     ring->nr_slots = nr_slots;
     ring->slot_size = slot_size;
+    ring->limit = mpmc_limit(base, nr_slots);
     ring->stride = mpmc_stride(slot_size);
     return true;
 }
@@ -275,6 +286,24 @@ static inline uint64_t mpmc_onward(const struct mpmc *ring, enum mpmc_side side,
     return (int64_t)(hint - index) > 1 ? hint : index + 1;
 }
 
+/* A ring limited to fewer messages than it has slots: `*at` may be claimed once the
+ * message `limit` before it is gone, which stays true.  If not, `*at` is that one. */
+static inline enum mpmc_result mpmc_within(struct mpmc *ring, uint64_t *at)
+{
+    uint64_t index = *at - ring->limit;
+    struct mpmc_slot *slot = mpmc_slot(ring, index);
+    /* acquire: slot-freed. */
+    uint64_t seen = load64_seq_cst(&slot->word);
+    if (mpmc_past(seen, index) > 0)
+        return MPMC_OK;
+    if (mpmc_state(seen) == MPMC_TOMB) {
+        swap64(&slot->word, seen, mpmc_make(index + ring->nr_slots, 0, MPMC_FREE));
+        return MPMC_OK;
+    }
+    *at = index;
+    return mpmc_state(seen) == MPMC_FULL ? MPMC_WOULD_BLOCK : MPMC_STALLED;
+}
+
 /* The first index at or after `*at` that is not claimed: MPMC_OK if its slot is free. */
 static inline enum mpmc_result mpmc_room(struct mpmc *ring, uint64_t *at)
 {
@@ -285,7 +314,7 @@ static inline enum mpmc_result mpmc_room(struct mpmc *ring, uint64_t *at)
         int64_t past = mpmc_past(seen, index);
         *at = index;
         if (seen == mpmc_make(index, 0, MPMC_FREE))
-            return MPMC_OK;
+            return ring->limit == ring->nr_slots ? MPMC_OK : mpmc_within(ring, at);
         if (past >= 0)
             index = mpmc_onward(ring, MPMC_PUT, index);
         else if (past != -(int64_t)ring->nr_slots)

@@ -28,6 +28,10 @@ struct mpmc_member {
     int event_fd[2];         /* eventfds by side: woken when it can go on; or -1 */
     struct stall stall[2];
     bool no_recovery;        /* the rigs' control */
+    /* What a message refers to changes hands while its slot does: called with the slot
+     * claimed and filled, and with the slot taken and copied; or NULL. */
+    void (*sending)(struct mpmc_member *member, const void *data, uint32_t length);
+    void (*receiving)(struct mpmc_member *member, const void *data, uint32_t length);
 };
 
 static inline void mpmc_notify(int event_fd)
@@ -58,8 +62,8 @@ static inline enum mpmc_result mpmc_put_at(struct mpmc_member *member, uint64_t 
 {
     struct mpmc *ring = &member->ring;
     enum mpmc_result result = mpmc_claim(ring, at);
-    if (result != MPMC_OK)
-        return result;
+    if (result != MPMC_OK) /* and if the ring is shut there is nothing to wait for */
+        return mpmc_shut(ring) & SHUT_PUTS && result >= 0 ? MPMC_SHUT : result;
     /* After the claim: who saw the ring empty and shut will not miss us. */
     if (mpmc_shut(ring) & SHUT_PUTS) {
         mpmc_abandon(ring, *at);
@@ -70,6 +74,8 @@ static inline enum mpmc_result mpmc_put_at(struct mpmc_member *member, uint64_t 
     struct mpmc_slot *slot = mpmc_slot(ring, *at);
     store_relaxed(&slot->length, length);
     memcpy(slot->data, data, length);
+    if (member->sending != NULL)
+        member->sending(member, data, length);
     FAULT(3);
     bool ours = mpmc_publish(ring, *at);
     FAULT(4);
@@ -102,6 +108,8 @@ static inline bool mpmc_get_at(struct mpmc_member *member, uint64_t at, void *ou
         return false;
     mpmc_notify_sleepers(member, MPMC_PUT);
     memcpy(out, mpmc_slot(ring, at)->data, length);
+    if (member->receiving != NULL)
+        member->receiving(member, out, length);
     FAULT(6);
     mpmc_free(ring, at);
     FAULT(7);

@@ -5,26 +5,10 @@
  * gives up the GIL; what a call needs from Python (a bytes object to fill) it
  * gets before it takes a slot, so nothing can fail with a slot in hand.
  */
-#include "py.h"
+#include "py_mpmc.h"
 
 #include <structmember.h>
 #include <sys/epoll.h>
-
-#include "mpmc_call.h"
-
-typedef struct {
-    PyObject_HEAD
-    struct mpmc_member member;
-    struct spin spin[2];
-    PyObject *ring;      /* rings.mpmc.Ring: keeps the eventfds */
-    Py_buffer memory;    /* keeps the mapping */
-    int wake_fd[2];      /* an epoll of our own on each side's eventfd, or -1 */
-    bool wake_taken[2];  /* a thread of ours sleeps on it */
-    int region_fd;
-    unsigned forks;
-    unsigned waiting;    /* threads of ours inside a wait */
-    bool closed;
-} Mpmc;
 
 /* ---- membership ------------------------------------------------------------- */
 
@@ -55,7 +39,7 @@ static int rejoin(Mpmc *self)
     return mpmc_join(&self->member, self->region_fd) ? 0 : mpmc_full_table();
 }
 
-static int check_open(Mpmc *self)
+int member_check_open(Mpmc *self)
 {
     if (self->closed) {
         py_raise("ClosedError", "this member of the ring was closed: make another one");
@@ -64,7 +48,7 @@ static int check_open(Mpmc *self)
     return self->forks == py_fork_count() ? 0 : rejoin(self);
 }
 
-static void tear_down(Mpmc *self)
+void member_tear_down(Mpmc *self)
 {
     if (self->forks == py_fork_count())
         mpmc_leave(&self->member);
@@ -115,6 +99,19 @@ static int join_ring(Mpmc *self, long spin_us)
     return mpmc_join(&self->member, self->region_fd) ? 0 : mpmc_full_table();
 }
 
+int member_open(Mpmc *self, PyObject *ring, long spin_us)
+{
+    self->closed = true;
+    self->wake_fd[0] = self->wake_fd[1] = self->member.lock_fd = -1;
+    self->forks = py_fork_count();
+    Py_INCREF(ring);
+    self->ring = ring;
+    if (join_ring(self, spin_us) < 0)
+        return -1;
+    self->closed = false;
+    return 0;
+}
+
 static PyObject *member_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"ring", "spin_us", NULL};
@@ -126,16 +123,10 @@ static PyObject *member_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     Mpmc *self = (Mpmc *)alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->closed = true;
-    self->wake_fd[0] = self->wake_fd[1] = self->member.lock_fd = -1;
-    self->forks = py_fork_count();
-    Py_INCREF(ring);
-    self->ring = ring;
-    if (join_ring(self, spin_us) < 0) {
+    if (member_open(self, ring, spin_us) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    self->closed = false;
     return (PyObject *)self;
 }
 
@@ -144,12 +135,23 @@ static void member_dealloc(Mpmc *self)
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     if (self->ring != NULL)
-        tear_down(self);
+        member_tear_down(self);
     release(self);
     Py_DECREF(type);
 }
 
-static PyObject *member_close(Mpmc *self, PyObject *unused)
+void member_hold(Mpmc *self)
+{
+    self->waiting++;
+}
+
+void member_let_go(Mpmc *self)
+{
+    if (--self->waiting == 0 && self->closed && self->ring != NULL)
+        member_tear_down(self);
+}
+
+PyObject *member_close(Mpmc *self, PyObject *unused)
 {
     if (self->closed)
         return py_none();
@@ -157,7 +159,7 @@ static PyObject *member_close(Mpmc *self, PyObject *unused)
     if (self->forks == py_fork_count() && self->waiting)
         mpmc_notify_recovery(&self->member); /* the last of them tears down */
     else
-        tear_down(self);
+        member_tear_down(self);
     return py_none();
 }
 
@@ -174,7 +176,7 @@ static PyObject *member_exit(Mpmc *self, PyObject *args)
 
 /* ---- errors ------------------------------------------------------------------ */
 
-static PyObject *raise_result(Mpmc *self, enum mpmc_result result)
+PyObject *member_raise(Mpmc *self, enum mpmc_result result)
 {
     if (result == MPMC_SHUT)
         return py_raise("ShutDown", "the ring was shut down: no more messages will pass");
@@ -190,7 +192,7 @@ static enum mpmc_result side_state(Mpmc *self, enum mpmc_side side, uint64_t *at
     return side == MPMC_PUT ? mpmc_room(ring, at) : mpmc_ready(ring, at);
 }
 
-static PyObject *raise_timed_out(Mpmc *self, enum mpmc_side side, enum mpmc_result result)
+PyObject *member_raise_timed_out(Mpmc *self, enum mpmc_side side, enum mpmc_result result)
 {
     const struct mpmc *ring = &self->member.ring;
     uint64_t at;
@@ -220,16 +222,20 @@ static PyObject *raise_too_long(Mpmc *self, Py_ssize_t length)
 struct wait_for {
     Mpmc *self;
     enum mpmc_side side;
+    const struct change *change; /* wait for this, not for a slot; or NULL */
     int epoll_fd;
 };
 
 static int64_t look(void *context)
 {
     struct wait_for *wait = context;
+    const struct change *change = wait->change;
     uint64_t at;
-    enum mpmc_result result = side_state(wait->self, wait->side, &at);
     if (mpmc_shut(&wait->self->member.ring) || __atomic_load_n(&wait->self->closed, __ATOMIC_RELAXED))
         return 1;
+    if (change != NULL)
+        return load64_seq_cst(change->word) != change->seen;
+    enum mpmc_result result = side_state(wait->self, wait->side, &at);
     if (result == MPMC_WOULD_BLOCK || result == MPMC_STALLED)
         return 0;
     return result;
@@ -266,10 +272,11 @@ static int cached_wake_fd(Mpmc *self, enum mpmc_side side)
 }
 
 /* One sleep, with an epoll that no other thread sleeps on. */
-static int sleep_once(Mpmc *self, enum mpmc_side side, uint64_t deadline_ns)
+static int sleep_once(Mpmc *self, enum mpmc_side side, const struct change *change,
+                      uint64_t deadline_ns)
 {
     bool shared = self->wake_taken[side];
-    struct wait_for wait = {.self = self, .side = side};
+    struct wait_for wait = {.self = self, .side = side, .change = change};
     wait.epoll_fd = shared ? open_wake_fd(self->member.event_fd[side]) : cached_wake_fd(self, side);
     if (wait.epoll_fd < 0)
         return -1;
@@ -292,19 +299,38 @@ static int sleep_once(Mpmc *self, enum mpmc_side side, uint64_t deadline_ns)
     return result;
 }
 
-/* Wait until `side` may be tried again: 1, 0 if the deadline passed, -1 raised. */
-static int wait_side(Mpmc *self, enum mpmc_side side, enum mpmc_result result,
-                     uint64_t deadline_ns)
+/* One sleep of a call that goes on afterwards: 1, or -1 raised. */
+static int sleep_open(Mpmc *self, enum mpmc_side side, const struct change *change,
+                      uint64_t deadline_ns)
+{
+    int woken = sleep_once(self, side, change, deadline_ns);
+    if (self->closed && self->waiting == 0 && self->ring != NULL)
+        member_tear_down(self);
+    return woken < 0 || member_check_open(self) < 0 ? -1 : 1;
+}
+
+static uint64_t earlier(uint64_t one, uint64_t other)
+{
+    return one < other ? one : other;
+}
+
+int member_wait(Mpmc *self, enum mpmc_side side, enum mpmc_result result, uint64_t deadline_ns)
 {
     uint64_t now = now_ns(), slice = now + mpmc_slice_ns(&self->member, side, result);
-    if (now >= deadline_ns)
-        return raise_timed_out(self, side, result) ? 0 : -1;
-    int woken = sleep_once(self, side, slice < deadline_ns ? slice : deadline_ns);
-    if (self->closed && self->waiting == 0 && self->ring != NULL)
-        tear_down(self);
-    if (woken < 0 || check_open(self) < 0)
+    if (now >= deadline_ns) {
+        member_raise_timed_out(self, side, result);
         return -1;
-    return 1;
+    }
+    return sleep_open(self, side, NULL, earlier(slice, deadline_ns));
+}
+
+int member_wait_change(Mpmc *self, const struct change *change, uint64_t slice_ns,
+                       uint64_t deadline_ns)
+{
+    uint64_t now = now_ns();
+    if (now >= deadline_ns)
+        return 0;
+    return sleep_open(self, MPMC_PUT, change, earlier(now + slice_ns, deadline_ns));
 }
 
 /* ---- putting -------------------------------------------------------------------- */
@@ -314,7 +340,7 @@ static int take_open(Mpmc *self, PyObject *message, Py_buffer *data)
 {
     if (PyObject_GetBuffer(message, data, PyBUF_SIMPLE) < 0)
         return -1;
-    if (check_open(self) == 0) {
+    if (member_check_open(self) == 0) {
         if (data->len <= (Py_ssize_t)self->member.ring.slot_size)
             return 0;
         raise_too_long(self, data->len);
@@ -334,7 +360,7 @@ static PyObject *try_put(Mpmc *self, PyObject *message)
     enum mpmc_result result =
         mpmc_put_unstalling(&self->member, &at, data.buf, (uint32_t)data.len);
     PyBuffer_Release(&data);
-    return result < 0 ? raise_result(self, result) : PyBool_FromLong(result == MPMC_OK);
+    return result < 0 ? member_raise(self, result) : PyBool_FromLong(result == MPMC_OK);
 }
 
 static int put_waiting(Mpmc *self, const Py_buffer *data, uint64_t deadline_ns)
@@ -346,10 +372,10 @@ static int put_waiting(Mpmc *self, const Py_buffer *data, uint64_t deadline_ns)
         if (result == MPMC_OK)
             return 0;
         if (result < 0) {
-            raise_result(self, result);
+            member_raise(self, result);
             return -1;
         }
-        if (wait_side(self, MPMC_PUT, result, deadline_ns) < 0)
+        if (member_wait(self, MPMC_PUT, result, deadline_ns) < 0)
             return -1;
     }
 }
@@ -396,7 +422,7 @@ static void run_end(Mpmc *self, enum mpmc_side side, const struct run *run)
 /* What a finished run returns: its count, or the error that came before any. */
 static PyObject *run_count(Mpmc *self, const struct run *run)
 {
-    return run->done == 0 && run->result < 0 ? raise_result(self, run->result)
+    return run->done == 0 && run->result < 0 ? member_raise(self, run->result)
                                              : PyLong_FromSsize_t(run->done);
 }
 
@@ -432,7 +458,7 @@ PyDoc_STRVAR(put_many_doc,
 
 static PyObject *put_many(Mpmc *self, PyObject *messages)
 {
-    if (check_open(self) < 0)
+    if (member_check_open(self) < 0)
         return NULL;
     PyObject *sequence = PySequence_Tuple(messages);
     if (sequence == NULL)
@@ -472,7 +498,7 @@ static PyObject *put_records(Mpmc *self, PyObject *args)
     Py_ssize_t size;
     if (!PyArg_ParseTuple(args, "y*n", &records, &size))
         return NULL;
-    if (check_open(self) < 0 || record_size(self, &records, size) < 0) {
+    if (member_check_open(self) < 0 || record_size(self, &records, size) < 0) {
         PyBuffer_Release(&records);
         return NULL;
     }
@@ -543,12 +569,12 @@ PyDoc_STRVAR(try_get_doc, "try_get()\n--\n\nThe next message, or None if there i
 static PyObject *try_get(Mpmc *self, PyObject *unused)
 {
     struct run run;
-    if (check_open(self) < 0)
+    if (member_check_open(self) < 0)
         return NULL;
     PyObject *message = get_once(self, &run);
     if (message != NULL || PyErr_Occurred())
         return message;
-    return run.result < 0 ? raise_result(self, run.result) : py_none();
+    return run.result < 0 ? member_raise(self, run.result) : py_none();
 }
 
 static PyObject *get_waiting(Mpmc *self, uint64_t deadline_ns)
@@ -559,8 +585,8 @@ static PyObject *get_waiting(Mpmc *self, uint64_t deadline_ns)
         if (message != NULL || PyErr_Occurred())
             return message;
         if (run.result < 0)
-            return raise_result(self, run.result);
-        if (wait_side(self, MPMC_GET, run.result, deadline_ns) < 0)
+            return member_raise(self, run.result);
+        if (member_wait(self, MPMC_GET, run.result, deadline_ns) < 0)
             return NULL;
     }
 }
@@ -574,7 +600,7 @@ static PyObject *get(Mpmc *self, PyObject *args, PyObject *kwargs)
     PyObject *timeout = NULL;
     uint64_t deadline_ns;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O", names, &timeout) ||
-        py_deadline(timeout, &deadline_ns) < 0 || check_open(self) < 0)
+        py_deadline(timeout, &deadline_ns) < 0 || member_check_open(self) < 0)
         return NULL;
     return get_waiting(self, deadline_ns);
 }
@@ -600,7 +626,7 @@ PyDoc_STRVAR(get_many_doc, "get_many(limit, /)\n--\n\n"
 static PyObject *get_many(Mpmc *self, PyObject *limit)
 {
     Py_ssize_t count = PyLong_AsSsize_t(limit);
-    if ((count == -1 && PyErr_Occurred()) || check_open(self) < 0)
+    if ((count == -1 && PyErr_Occurred()) || member_check_open(self) < 0)
         return NULL;
     if (count < 1)
         return PyErr_Format(PyExc_ValueError, "limit must be 1 or more, not %zd", count);
@@ -614,7 +640,7 @@ static PyObject *get_many(Mpmc *self, PyObject *limit)
         PyErr_Clear();
     if (list != NULL && run.done == 0 && (run.result < 0 || PyErr_Occurred())) {
         Py_DECREF(list);
-        return run.result < 0 ? raise_result(self, run.result) : NULL;
+        return run.result < 0 ? member_raise(self, run.result) : NULL;
     }
     return list;
 }
@@ -654,7 +680,7 @@ static PyObject *get_records(Mpmc *self, PyObject *args)
     Py_ssize_t size;
     if (!PyArg_ParseTuple(args, "w*n", &records, &size))
         return NULL;
-    if (check_open(self) < 0 || record_size(self, &records, size) < 0) {
+    if (member_check_open(self) < 0 || record_size(self, &records, size) < 0) {
         PyBuffer_Release(&records);
         return NULL;
     }
@@ -667,17 +693,17 @@ static PyObject *get_records(Mpmc *self, PyObject *args)
 
 /* ---- sleeping elsewhere (an event loop) -------------------------------------------- */
 
-static PyObject *side_fileno(Mpmc *self, enum mpmc_side side)
+PyObject *member_fileno(Mpmc *self, enum mpmc_side side)
 {
-    if (check_open(self) < 0 || cached_wake_fd(self, side) < 0)
+    if (member_check_open(self) < 0 || cached_wake_fd(self, side) < 0)
         return NULL;
     return PyLong_FromLong(self->wake_fd[side]);
 }
 
-static PyObject *side_arm(Mpmc *self, enum mpmc_side side)
+PyObject *member_arm(Mpmc *self, enum mpmc_side side, const struct change *change)
 {
-    struct wait_for wait = {.self = self, .side = side};
-    if (check_open(self) < 0 || (wait.epoll_fd = cached_wake_fd(self, side)) < 0)
+    struct wait_for wait = {.self = self, .side = side, .change = change};
+    if (member_check_open(self) < 0 || (wait.epoll_fd = cached_wake_fd(self, side)) < 0)
         return NULL;
     if (final_check(&wait) != 0)
         return PyFloat_FromDouble(0.0);
@@ -699,20 +725,20 @@ PyDoc_STRVAR(arm_put_doc,
              "Announce that the caller will sleep on put_fileno(), and look once more: "
              "0.0 if put may go on now, else how many seconds to sleep at most.");
 
-static PyObject *get_fileno(Mpmc *self, PyObject *unused) { return side_fileno(self, MPMC_GET); }
-static PyObject *put_fileno(Mpmc *self, PyObject *unused) { return side_fileno(self, MPMC_PUT); }
-static PyObject *arm_get(Mpmc *self, PyObject *unused) { return side_arm(self, MPMC_GET); }
-static PyObject *arm_put(Mpmc *self, PyObject *unused) { return side_arm(self, MPMC_PUT); }
+static PyObject *get_fileno(Mpmc *self, PyObject *unused) { return member_fileno(self, MPMC_GET); }
+static PyObject *put_fileno(Mpmc *self, PyObject *unused) { return member_fileno(self, MPMC_PUT); }
+static PyObject *arm_get(Mpmc *self, PyObject *unused) { return member_arm(self, MPMC_GET, NULL); }
+static PyObject *arm_put(Mpmc *self, PyObject *unused) { return member_arm(self, MPMC_PUT, NULL); }
 
 /* ---- everybody ------------------------------------------------------------------------ */
 
 PyDoc_STRVAR(recover_doc, "recover()\n--\n\n"
                           "Settle what dead members left behind; how many this call buried.");
 
-static PyObject *recover(Mpmc *self, PyObject *unused)
+PyObject *member_recover(Mpmc *self, PyObject *unused)
 {
     struct mpmc_member *member = &self->member;
-    if (check_open(self) < 0)
+    if (member_check_open(self) < 0)
         return NULL;
     uint32_t freed = owner_recover_all(&member->ring, &member->self, member->lock_fd);
     if (freed)
@@ -725,12 +751,12 @@ PyDoc_STRVAR(shutdown_doc,
              "Refuse puts from now on, and gets once the ring is empty (`immediate`: at once); "
              "those refused raise ShutDown.");
 
-static PyObject *shut_down(Mpmc *self, PyObject *args, PyObject *kwargs)
+PyObject *member_shut_down(Mpmc *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"immediate", NULL};
     int immediate = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p", names, &immediate) ||
-        check_open(self) < 0)
+        member_check_open(self) < 0)
         return NULL;
     mpmc_shut_down(&self->member, immediate);
     return py_none();
@@ -738,12 +764,12 @@ static PyObject *shut_down(Mpmc *self, PyObject *args, PyObject *kwargs)
 
 static PyObject *get_size(Mpmc *self, void *unused)
 {
-    return check_open(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(mpmc_size(&self->member.ring));
+    return member_check_open(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(mpmc_size(&self->member.ring));
 }
 
 static PyObject *get_owner(Mpmc *self, void *unused)
 {
-    return check_open(self) < 0 ? NULL : PyLong_FromUnsignedLong(self->member.ring.owner);
+    return member_check_open(self) < 0 ? NULL : PyLong_FromUnsignedLong(self->member.ring.owner);
 }
 
 static PyObject *get_closed(Mpmc *self, void *unused)
@@ -753,7 +779,7 @@ static PyObject *get_closed(Mpmc *self, void *unused)
 
 static PyObject *get_ring(Mpmc *self, void *unused)
 {
-    if (check_open(self) < 0)
+    if (member_check_open(self) < 0)
         return NULL;
     Py_INCREF(self->ring);
     return self->ring;
@@ -790,7 +816,7 @@ static PyObject *initialise(PyObject *module, PyObject *args)
     NOARGS(try_get), KEYWORDS(get), ONE(get_many), VARARGS(get_records), NOARGS(get_fileno), \
         NOARGS(arm_get)
 #define ALL_METHODS                                                                         \
-    NOARGS(recover), {"shutdown", (PyCFunction)shut_down, METH_VARARGS | METH_KEYWORDS,     \
+    {"recover", (PyCFunction)member_recover, METH_NOARGS, recover_doc}, {"shutdown", (PyCFunction)member_shut_down, METH_VARARGS | METH_KEYWORDS,     \
                       shutdown_doc},                                                        \
         {"close", (PyCFunction)member_close, METH_NOARGS, "Leave the ring."},               \
         {"__enter__", (PyCFunction)member_enter, METH_NOARGS, NULL},                        \
