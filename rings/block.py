@@ -213,8 +213,18 @@ class Block:
     # -- life -----------------------------------------------------------------
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable once answers have come."""
+        """Return the descriptor that is readable once answers have come; see `arm`."""
         return self.session.channel.fileno()
+
+    def arm(self) -> bool:
+        """Announce that an event loop will sleep on `fileno`, and look once more.
+
+        Without it the daemon need not make the descriptor readable.
+
+        Returns:
+            True if answers were there, taken now: look at your handles again.
+        """
+        return self._requester.arm()
 
     def statistics(self) -> dict[str, int]:
         """Counts since the connection was made.

@@ -243,6 +243,15 @@ class Requester:
         for token in self._front.collect():
             token.settle()
 
+    def arm(self) -> bool:
+        """Ask to be woken through the wait descriptor; True if answers were there."""
+        try:
+            ready = self._front.arm()
+        except BrokenError as error:
+            raise self._gone(error) from None
+        self.poll()
+        return ready
+
     def _wait_credit(self, late: float | None) -> None:
         self._front.flush()
         left = None if late is None else max(0.0, late - monotonic())

@@ -25,7 +25,7 @@ LAYERS = (
     "rings.xen_style rings.blkif rings.spsc rings.mpmc rings.atomics rings.records",
     "rings.pickling rings.queue",
     "rings.peer rings.messages rings.states rings.protocol rings.link rings.rendezvous",
-    "rings.handle rings.requester rings.copying rings.block rings.frontend"
+    "rings.awaiting rings.aio rings.trio rings.handle rings.requester rings.copying rings.block rings.frontend"
     " rings.interpreters rings.sandbox",
     "rings",
     "daemons._engine rings.machine rings.doctor",
@@ -41,6 +41,7 @@ COMPILED = {"rings._core", "daemons._engine"}
 # or at the top if the module itself is imported by others in functions only.
 EDGES = {
     "cffi": {"daemons._engine_build"},
+    "trio": {"rings.trio"},
     "numpy": {"rings.records", "daemons.backend"},
     "posix_ipc": {"rings.named"},
 }

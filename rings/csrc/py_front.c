@@ -440,6 +440,26 @@ static PyObject *front_wait_credit(Front *self, PyObject *timeout)
     return wait_outcome(self, wait_for(self, can_submit, &self->front, deadline_ns));
 }
 
+/* arm() -> bool: announce that an event loop will sleep on the wait descriptor, and look
+ * once more; true if something was there.  A thread of ours that sleeps already leads: it
+ * has announced, and hands out what comes. */
+static PyObject *front_arm(Front *self, PyObject *ignored)
+{
+    struct front *front = &self->front;
+    if (!usable(self))
+        return NULL;
+    pthread_mutex_lock(&front->mutex);
+    front_flush(front);
+    bool ready = front->nr_done > 0;
+    if (!front->leading) {
+        event_drain(front->waiter.event_fd);
+        ready |= front_final_check(front) != 0;
+        front_dispatch(front);
+    }
+    pthread_mutex_unlock(&front->mutex);
+    return PyBool_FromLong(ready);
+}
+
 /* ---- one call, whole --------------------------------------------------------------- */
 
 static bool waited_done(void *arg)
@@ -740,6 +760,7 @@ static PyMethodDef front_methods[] = {
     {"in_flight", (PyCFunction)front_in_flight_, METH_NOARGS, NULL},
     {"statistics", (PyCFunction)front_statistics, METH_NOARGS, NULL},
     {"break_", (PyCFunction)front_break, METH_NOARGS, NULL},
+    {"arm", (PyCFunction)front_arm, METH_NOARGS, NULL},
     {"close", (PyCFunction)front_close, METH_NOARGS, NULL},
     {NULL},
 };
