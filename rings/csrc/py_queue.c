@@ -484,6 +484,12 @@ static PyObject *get_blocks_used(Queue *self, void *unused)
     return PyLong_FromUnsignedLong(used);
 }
 
+static PyObject *get_is_shutdown(Queue *self, void *unused)
+{
+    return queue_check_open(self) < 0 ? NULL
+                                      : PyBool_FromLong(mpmc_shut(&self->mpmc.member.ring) != 0);
+}
+
 static PyObject *get_closed(Queue *self, void *unused)
 {
     return PyBool_FromLong(self->mpmc.closed);
@@ -522,6 +528,7 @@ static PyMethodDef queue_methods[] = {
 
 static PyGetSetDef queue_getset[] = {
     {"blocks_used", (getter)get_blocks_used, NULL, "Blocks of the pool in use.", NULL},
+    {"is_shutdown", (getter)get_is_shutdown, NULL, "Whether shutdown() was called.", NULL},
     {"closed", (getter)get_closed, NULL, "True after close() in this process.", NULL},
     {"owner", (getter)get_owner, NULL, "Our number in the table of members.", NULL},
     {NULL},

@@ -1,0 +1,116 @@
+"""CPython's own tests of queues, with `rings.Queue` in the place of theirs.
+
+They are run from the installed `test` package of every Python there is: those of
+`queue.Queue` (3.13 brings shutdown) and those of `multiprocessing.Queue`.  What does
+not apply is listed with the reason, and the list must be exact.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.interp import require_python, run_python
+
+NOT_OURS = {
+    # `queue.Queue` refuses these, `multiprocessing.Queue` takes them for no time
+    # at all; so do we.
+    "ThreadTests.test_negative_timeout_raises_exception",
+    # It assigns to maxsize: the slots are shared memory of fixed size.
+    "ThreadTests.test_shrinking_queue",
+    # A feeder thread's error is caught there and printed; ours is raised in put.
+    "ProcessTests.test_queue_feeder_donot_stop_onexc",
+}
+UNSUPPORTED = "the test package is not installed"
+
+# task_done and join are not ours; some tests need them to say when they are through.
+SCRIPT = """
+import json, multiprocessing, queue, sys, threading, unittest
+try:
+    import test._test_multiprocessing as of_processes
+    import test.test_queue as of_threads
+except ImportError:
+    print("null")
+    sys.exit()
+import rings
+
+class Queue(rings.Queue):
+    def __init__(self, *args, **kwargs):
+        self.unfinished_tasks, self.changed = 0, threading.Condition()
+
+    def put(self, *args, **kwargs):
+        super().put(*args, **kwargs)
+        self.count(1)
+
+    def put_nowait(self, obj):
+        self.put(obj, False)
+
+    def count(self, more):
+        with self.changed:
+            if self.unfinished_tasks + more < 0:
+                raise ValueError("task_done() called too many times")
+            self.unfinished_tasks += more
+            self.changed.notify_all()
+
+    def task_done(self):
+        self.count(-1)
+
+    def join(self):
+        with self.changed:
+            self.changed.wait_for(lambda: not self.unfinished_tasks)
+
+    def shutdown(self, immediate=False):
+        dropped = self.qsize() if immediate else 0
+        super().shutdown(immediate)
+        self.count(-dropped)
+
+class ThreadTests(of_threads.BaseQueueTestMixin, unittest.TestCase):
+    queue = queue
+    def setUp(self):
+        self.type2test = Queue
+        super().setUp()
+
+class ProcessTests(
+    of_processes._TestQueue, of_processes.ProcessesMixin, unittest.TestCase
+):
+    Queue = staticmethod(rings.Queue)
+
+multiprocessing.set_start_method("fork", force=True)
+loader = unittest.TestLoader()
+cases = [loader.loadTestsFromTestCase(case) for case in (ThreadTests, ProcessTests)]
+names = json.loads(sys.argv[1])
+outcome = {}
+for test in (test for case in cases for test in case):
+    name = test.id().removeprefix("__main__.")
+    if name in names:
+        continue
+    result = unittest.TestResult()
+    test.run(result)
+    problems = result.errors + result.failures
+    outcome[name] = "".join(text for _, text in problems)
+print(json.dumps(outcome))
+"""
+
+
+def outcomes(version, left_out):
+    output = run_python(require_python(version), SCRIPT, json.dumps(sorted(left_out)))
+    found = json.loads(output.splitlines()[-1])
+    if found is None:
+        pytest.skip(UNSUPPORTED)
+    return found
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_cpythons_own_tests_pass(version):
+    found = outcomes(version, NOT_OURS)
+    assert {name: text for name, text in found.items() if text} == {}
+    assert len(found) > 10
+    if version == "3.13":
+        assert sum("shutdown" in name for name in found) > 15
+
+
+def test_the_list_of_exceptions_is_exact():
+    """Each of them would fail, so none is there for convenience."""
+    everything = outcomes("3.11", ())
+    assert {name for name, text in everything.items() if text} == NOT_OURS
