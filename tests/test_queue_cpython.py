@@ -40,8 +40,12 @@ class Queue(rings.Queue):
         self.unfinished_tasks, self.changed = 0, threading.Condition()
 
     def put(self, *args, **kwargs):
-        super().put(*args, **kwargs)
-        self.count(1)
+        self.count(1)  # before somebody gets it and says that it is done
+        try:
+            super().put(*args, **kwargs)
+        except BaseException:
+            self.count(-1)
+            raise
 
     def put_nowait(self, obj):
         self.put(obj, False)
@@ -63,7 +67,9 @@ class Queue(rings.Queue):
     def shutdown(self, immediate=False):
         dropped = self.qsize() if immediate else 0
         super().shutdown(immediate)
-        self.count(-dropped)
+        with self.changed:
+            self.unfinished_tasks = max(0, self.unfinished_tasks - dropped)
+            self.changed.notify_all()
 
 class ThreadTests(of_threads.BaseQueueTestMixin, unittest.TestCase):
     queue = queue
