@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
+from importlib import import_module
 from io import BytesIO
 from pickle import PickleBuffer, Pickler, dumps, loads
 from typing import TYPE_CHECKING, Any, Final
@@ -130,8 +131,7 @@ def loads_beside(pickle: Buffer, buffers: Sequence[Buffer]) -> object:
 
 def is_main_interpreter() -> bool:
     """Return whether this is the one the process began with; on 3.12 only."""
-    import _xxsubinterpreters as interpreters
-
+    interpreters = import_module("_xxsubinterpreters")
     return bool(interpreters.get_current() == interpreters.get_main())
 
 

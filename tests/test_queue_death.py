@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import multiprocessing
 import os
 import random
@@ -249,10 +250,8 @@ def test_a_stopped_process_is_not_taken_for_dead_and_times_out_nobody(start):
                 lambda: q.put(b"y" * 9000, timeout=0.01),
                 lambda: q.get(timeout=0.01),
             ):
-                try:
+                with contextlib.suppress(Full, Empty):
                     call()
-                except (Full, Empty):
-                    pass
             assert q.statistics().recovered == 0
             os.kill(process.pid, signal.SIGCONT)
         q.shutdown()
