@@ -231,7 +231,8 @@ static int64_t look(void *context)
     struct wait_for *wait = context;
     const struct change *change = wait->change;
     uint64_t at;
-    if (mpmc_shut(&wait->self->member.ring) || __atomic_load_n(&wait->self->closed, __ATOMIC_RELAXED))
+    if (mpmc_shut(&wait->self->member.ring) ||
+        __atomic_load_n(&wait->self->closed, __ATOMIC_RELAXED))
         return 1;
     if (change != NULL)
         return load64_seq_cst(change->word) != change->seen;

@@ -403,7 +403,7 @@ static PyObject *get_many(Queue *self, PyObject *const *args, Py_ssize_t nargs,
     return list;
 }
 
-/* ---- the rest ---------------------------------------------------------------------------------- */
+/* ---- the rest ------------------------------------------------------------------------------ */
 
 PyDoc_STRVAR(get_fileno_doc, "get_fileno()\n--\n\n"
                              "A descriptor that polls readable when get may go on; see arm_get.");
@@ -501,7 +501,7 @@ static PyObject *get_owner(Queue *self, void *unused)
                                       : PyLong_FromUnsignedLong(self->mpmc.member.ring.owner);
 }
 
-/* ---- the type ---------------------------------------------------------------------------------- */
+/* ---- the type ------------------------------------------------------------------------------ */
 
 #define NOARGS(name) {#name, (PyCFunction)name, METH_NOARGS, name##_doc}
 #define ONE(name) {#name, (PyCFunction)name, METH_O, name##_doc}
