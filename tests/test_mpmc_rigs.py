@@ -136,8 +136,8 @@ WEAK_SWAP = (
     "static inline void count64",
     """static inline bool weak_swap(shared_u64 *word, uint64_t old, uint64_t new)
 {
-    return atomic_compare_exchange_strong_explicit(word, &old, new, memory_order_relaxed,
-                                                   memory_order_relaxed);
+    return atomic_compare_exchange_strong_explicit(
+        word, &old, new, memory_order_relaxed, memory_order_relaxed);
 }
 
 static inline void count64""",
