@@ -215,10 +215,15 @@ def test_across_pid_namespaces_the_lock_decides(ring, start):
         assert member.get(HANG_S) == b"behind"
 
 
+def hide(ring, number):
+    """Take from a member's entry all that could prove its death."""
+    edit_owner(ring, number, layout.MPMC_OWNER_PID_SPACE, 12345)
+    edit_owner(ring, number, 0, read_owner(ring, number, 0) & ~8)
+
+
 def test_without_any_proof_it_lives(ring, start):
     pid = owner_of_child(ring, WRITING, start)
-    edit_owner(ring, 1, layout.MPMC_OWNER_PID_SPACE, 12345)
-    edit_owner(ring, 1, 0, read_owner(ring, 1, 0) & ~8)
+    hide(ring, 1)
     kill_and_reap(pid)
     with Member(ring) as member:
         assert member.recover() == 0
@@ -253,6 +258,7 @@ def test_the_lock_alone_would_miss_a_parent_whose_child_lives_on(ring):
 # -- random kills ----------------------------------------------------------------
 
 WORKERS = 4
+LONG = 32000  # bytes, so that many kills fall into a copy
 LIMIT = 1 << 24  # numbers a worker may use in all its lives
 
 
@@ -263,8 +269,9 @@ class Storm:
     shorter than a pipe's atomic size: a killed one leaves no half record.
     """
 
-    def __init__(self, ring, seed):
+    def __init__(self, ring, seed, *, provable=True):
         self.ring = ring
+        self.provable = provable
         self.random = random.Random(seed)
         self.workers = {}
         self.next = Counter()
@@ -281,7 +288,7 @@ class Storm:
         def live():
             for inherited in (reader, *(fd for _, fd in self.workers.values())):
                 os.close(inherited)
-            storm_worker(self.ring, who, first, writer, seed)
+            storm_worker(self.ring, who, first, writer, seed, self.provable)
 
         pid = fork(live)
         os.close(writer)
@@ -344,13 +351,17 @@ class Storm:
 
 
 def storm_message(who, number):
-    return struct.pack("=II", who, number) + bytes([number % 251]) * (number % 40)
+    return struct.pack("=II", who, number) + bytes([number % 251]) * (
+        LONG - number % 99
+    )
 
 
-def storm_worker(ring, who, number, writer, seed):
+def storm_worker(ring, who, number, writer, seed, provable):
     rng = random.Random(seed)
     told = number - 1
     with Member(ring) as member:
+        if not provable:
+            hide(ring, member.owner)
         while True:
             if rng.random() < 0.5:
                 if told < number:
@@ -382,7 +393,7 @@ def check_capacity(ring):
 
 
 def storm(kills, seed):
-    with Ring.create(slots=8, slot_size=48, start=2**32 - 2) as ring:
+    with Ring.create(slots=8, slot_size=LONG + 8, start=2**32 - 2) as ring:
         storm = Storm(ring, seed)
         try:
             assert storm.run(kills, HANG_S) == kills, "the survivors are stuck"
@@ -400,6 +411,15 @@ def storm(kills, seed):
 
 def test_random_kills_leave_nobody_stuck():
     storm(int(os.environ.get("RINGS_KILLS", "500")), 5)
+
+
+def test_control_without_recovery_the_survivors_are_stuck():
+    with Ring.create(slots=8, slot_size=LONG + 8) as ring:
+        storm = Storm(ring, 7, provable=False)
+        try:
+            assert storm.run(240, 2.0) < 240
+        finally:
+            storm.stop()
 
 
 @pytest.mark.soak
