@@ -71,18 +71,53 @@ static PyObject *answer_type(void)
     return type;
 }
 
-static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"buffer",    "layout",  "slots",     "slot_size", "start",
-                            "notify_fd", "wait_fd", "hangup_fd", "spin_us",   "on_hangup",
-                            "orphan",    NULL};
+struct front_args {
     PyObject *buffer, *on_hangup, *orphan;
     unsigned layout, slots, slot_size, start;
     int notify_fd, wait_fd, hangup_fd;
     long long spin_us;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OIIIIiiiLOO", names, &buffer, &layout,
-                                     &slots, &slot_size, &start, &notify_fd, &wait_fd, &hangup_fd,
-                                     &spin_us, &on_hangup, &orphan))
+};
+
+static bool parse_front(PyObject *args, PyObject *kwargs, struct front_args *out)
+{
+    static char *names[] = {"buffer",    "layout",  "slots",     "slot_size", "start",
+                            "notify_fd", "wait_fd", "hangup_fd", "spin_us",   "on_hangup",
+                            "orphan",    NULL};
+    return PyArg_ParseTupleAndKeywords(args, kwargs, "OIIIIiiiLOO", names, &out->buffer,
+                                       &out->layout, &out->slots, &out->slot_size, &out->start,
+                                       &out->notify_fd, &out->wait_fd, &out->hangup_fd,
+                                       &out->spin_us, &out->on_hangup, &out->orphan);
+}
+
+/* Bind to the ring's memory. 0, or -1 with an exception. */
+static int bind_ring(Front *self, const struct front_args *args)
+{
+    struct front *front = &self->front;
+    if (PyObject_GetBuffer(args->buffer, &self->view, PyBUF_WRITABLE) < 0)
+        return -1;
+    self->held = true;
+    if (args->slot_size < sizeof(struct io_request) || args->slot_size % 8 != 0 ||
+        args->layout > RING_PADDED ||
+        !xen_bind(&front->ring.ring, self->view.buf, (size_t)self->view.len,
+                  (enum ring_layout)args->layout, args->slots, args->slot_size)) {
+        PyErr_Format(PyExc_ValueError, "a ring of %u slots of %u bytes does not fit in %zd",
+                     args->slots, args->slot_size, self->view.len);
+        return -1;
+    }
+    xen_front_attach(&front->ring, args->start);
+    front->notify_fd = args->notify_fd;
+    init_waiter(front, args->wait_fd, args->hangup_fd,
+                args->spin_us < 0 ? SPIN_FOREVER : (uint64_t)args->spin_us * 1000);
+    if (init_calls(front, args->slots))
+        return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    struct front_args parsed;
+    if (!parse_front(args, kwargs, &parsed))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Front *self = (Front *)alloc(type, 0);
@@ -90,32 +125,14 @@ static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     init_locks(&self->front);
     self->forks = py_fork_count();
-    self->on_hangup = Py_NewRef(on_hangup);
-    self->orphan = Py_NewRef(orphan);
+    Py_IncRef(parsed.on_hangup);
+    self->on_hangup = parsed.on_hangup;
+    Py_IncRef(parsed.orphan);
+    self->orphan = parsed.orphan;
     self->answer_type = answer_type();
-    if (self->answer_type == NULL) {
+    if (self->answer_type == NULL || bind_ring(self, &parsed) < 0) {
         Py_DECREF(self);
         return NULL;
-    }
-    if (PyObject_GetBuffer(buffer, &self->view, PyBUF_WRITABLE) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    self->held = true;
-    if (slot_size < sizeof(struct io_request) || slot_size % 8 != 0 || layout > RING_PADDED ||
-        !xen_bind(&self->front.ring.ring, self->view.buf, (size_t)self->view.len,
-                  (enum ring_layout)layout, slots, slot_size)) {
-        Py_DECREF(self);
-        return PyErr_Format(PyExc_ValueError, "a ring of %u slots of %u bytes does not fit",
-                            slots, slot_size);
-    }
-    xen_front_attach(&self->front.ring, start);
-    self->front.notify_fd = notify_fd;
-    init_waiter(&self->front, wait_fd, hangup_fd,
-                spin_us < 0 ? SPIN_FOREVER : (uint64_t)spin_us * 1000);
-    if (!init_calls(&self->front, slots)) {
-        Py_DECREF(self);
-        return PyErr_NoMemory();
     }
     return (PyObject *)self;
 }
@@ -525,6 +542,7 @@ struct many_call {
     const uint64_t *offsets;
     struct io_segment segment; /* of slot 0 */
     uint32_t op, depth;
+    uint64_t seen; /* completed, when nothing more could be submitted */
 };
 
 static uint64_t many_in_flight(const struct many *many)
@@ -535,8 +553,12 @@ static uint64_t many_in_flight(const struct many *many)
 static bool many_refill_due(void *arg)
 {
     struct many_call *call = arg;
+    const struct many *many = &call->many;
     uint64_t low = call->depth - (call->depth + 3) / 4;
-    return many_in_flight(&call->many) <= (call->many.next < call->many.nr ? low : 0);
+    if (many_in_flight(many) == 0)
+        return true;
+    return many->completed != call->seen && many->next < many->nr &&
+           many_in_flight(many) <= low && !many->busy[many->next % many->window];
 }
 
 /* Submit as many blocks as depth, credit and free buffer slots allow.  Mutex held. */
@@ -572,6 +594,7 @@ static enum wait_result many_run(struct many_call *call, uint64_t deadline_ns)
         many_submit(call);
         if (many_in_flight(&call->many) == 0)
             break; /* all answered, or others hold every slot: the caller continues */
+        call->seen = call->many.completed;
         result = front_wait(front, many_refill_due, call, deadline_ns);
     }
     pthread_mutex_unlock(&front->mutex);
