@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import threading
+import time
 from array import array
 from collections.abc import Iterator
 
@@ -151,13 +152,15 @@ def test_letting_go_does_not_wait_for_answers(rig: Rig) -> None:
 
 
 class Backwards(Backend):
-    """Answers what came together in the opposite order."""
+    """Answers what came together in the opposite order, the first one later."""
 
     size = 1 << 20
     block_size = 1
 
     def serve(self, batch: Batch) -> None:
         for index in reversed(range(len(batch))):
+            if index == 0:
+                time.sleep(0.01)
             for part in batch[index].segments:
                 part[:] = bytes([batch[index].offset >> 12]) * len(part)
             batch.respond(index, batch[index].length)
