@@ -28,7 +28,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import layout
 from ._core import (
@@ -42,7 +42,10 @@ from ._core import (
 )
 from ._core import mpmc_initialise
 from .errors import BusyError, ClosedError, LayoutError
-from .memory import Courier, Region
+from .memory import Region
+
+if TYPE_CHECKING:
+    from multiprocessing.resource_sharer import DupFd
 
 __all__ = [
     "Consumer",
@@ -278,7 +281,7 @@ class Ring:
         )
 
 
-def reattach(region: Region, not_full: Courier, not_empty: Courier) -> Ring:
+def reattach(region: Region, not_full: DupFd, not_empty: DupFd) -> Ring:
     """Make a ring of what came by pickle."""
     return Ring(region, not_full.detach(), not_empty.detach())
 

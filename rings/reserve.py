@@ -28,6 +28,9 @@ class Room(NamedTuple):
     remedy: str
 
 
+UNKNOWN: Final = Room(0, "the kernel", "ask for less, or see vm.overcommit_memory")
+
+
 def reserve(fd: int, size: int, *, path: str | None = None) -> None:
     """Give the file ``fd`` exactly ``size`` bytes, every page of them present.
 
@@ -49,17 +52,17 @@ def reserve(fd: int, size: int, *, path: str | None = None) -> None:
         for offset in range(0, size, CHUNK):
             os.posix_fallocate(fd, offset, min(CHUNK, size - offset))
     except OSError as error:
-        raise refused(size, error, rooms) from error
+        raise refused(size, error, path) from error
 
 
-def refused(size: int, error: OSError, rooms: list[Room]) -> Exception:
+def refused(size: int, error: OSError, path: str | None) -> Exception:
     """Say what the kernel's refusal to reserve ``size`` bytes means."""
     if error.errno == errno.EFBIG:
-        limit = "ask for less, or raise RLIMIT_FSIZE (ulimit -f, LimitFSIZE=)"
-        return short_of(size, Room(file_size_limit(), "the file size limit", limit))
-    if error.errno in FULL:
-        return short_of(size, min(rooms, default=UNKNOWN))
-    return error
+        return short_of(size, file_size_room())
+    if error.errno not in FULL:
+        return error
+    rooms = [mount_room(path)] if path else memory_rooms()
+    return short_of(size, min(rooms, default=UNKNOWN))
 
 
 def short_of(size: int, room: Room) -> RegionMemoryError:
@@ -70,14 +73,13 @@ def short_of(size: int, room: Room) -> RegionMemoryError:
     )
 
 
-UNKNOWN: Final = Room(0, "the kernel", "ask for less, or allow overcommit (vm.*)")
-
-
-def file_size_limit() -> int:
+def file_size_room() -> Room:
     """Return this process's limit on the size of a file."""
     import resource
 
-    return resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    remedy = "ask for less, or raise RLIMIT_FSIZE (ulimit -f, LimitFSIZE=)"
+    return Room(limit, "a file of this process (RLIMIT_FSIZE)", remedy)
 
 
 def mount_room(path: str) -> Room:
