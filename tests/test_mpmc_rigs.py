@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from rings import layout
-
 HERE = Path(__file__).parent
 CSRC = HERE.parent / "rings" / "csrc"
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
@@ -241,52 +239,3 @@ def test_the_model_survives_one_kill_on_every_lap(check_model):
 )
 def test_control_the_broken_models_fail(check_model, defines, finding):
     assert finding in check_model(*defines)
-
-
-# -- layout --------------------------------------------------------------------------
-
-OFFSETS = {
-    "MPMC_HEADER_OFFSET + offsetof(struct mpmc_header, side[0].index)": layout.MPMC_PROD,
-    "MPMC_HEADER_OFFSET + offsetof(struct mpmc_header, side[0].sleeps)": (
-        layout.MPMC_PUT_SLEEPS
-    ),
-    "MPMC_HEADER_OFFSET + offsetof(struct mpmc_header, side[1].index)": layout.MPMC_CONS,
-    "MPMC_HEADER_OFFSET + offsetof(struct mpmc_header, side[1].sleeps)": (
-        layout.MPMC_GET_SLEEPS
-    ),
-    "MPMC_HEADER_OFFSET + offsetof(struct mpmc_header, side[1].shut)": layout.MPMC_SHUT,
-    "MPMC_HEADER_OFFSET + offsetof(struct mpmc_header, owners)": (
-        layout.MPMC_OWNERS_OFFSET
-    ),
-    "MPMC_SLOTS_OFFSET": layout.MPMC_SLOTS_OFFSET,
-    "MPMC_OWNERS": layout.MPMC_OWNERS,
-    "MPMC_MAX_SLOTS": layout.MPMC_MAX_SLOTS,
-    "MPMC_MAX_SLOT_SIZE": layout.MPMC_MAX_SLOT_SIZE,
-    "SHUT_PUTS": layout.MPMC_SHUT_PUTS,
-    "SHUT_GETS": layout.MPMC_SHUT_GETS,
-    "sizeof(struct mpmc_owner)": layout.MPMC_OWNER_SIZE,
-    "offsetof(struct mpmc_owner, word)": layout.MPMC_OWNER_WORD,
-    "offsetof(struct mpmc_owner, start_time)": layout.MPMC_OWNER_START_TIME,
-    "offsetof(struct mpmc_owner, pid_space)": layout.MPMC_OWNER_PID_SPACE,
-    "offsetof(struct mpmc_owner, messages_put)": layout.MPMC_OWNER_PUT,
-    "offsetof(struct mpmc_owner, messages_got)": layout.MPMC_OWNER_GOT,
-    "offsetof(struct mpmc_owner, tombstones)": layout.MPMC_OWNER_TOMBSTONES,
-    "offsetof(struct mpmc_owner, in_doubt)": layout.MPMC_OWNER_IN_DOUBT,
-    "offsetof(struct mpmc_slot, word)": layout.MPMC_SLOT_WORD,
-    "offsetof(struct mpmc_slot, length)": layout.MPMC_SLOT_LENGTH,
-    "offsetof(struct mpmc_slot, data)": layout.MPMC_SLOT_DATA,
-    "mpmc_stride(48)": 64,
-    "mpmc_stride(49)": 128,
-}
-
-
-def test_layout_and_headers_agree(tmp_path):
-    lines = [f'printf("%zu\\n", (size_t)({expression}));' for expression in OFFSETS]
-    source = '#include <stdio.h>\n#include "mpmc.h"\nint main(void) { %s }' % "".join(
-        lines
-    )
-    (tmp_path / "offsets.c").write_text(source)
-    command = ["gcc", *FLAGS, f"-I{CSRC}", "offsets.c", "-o", "offsets"]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    done = subprocess.run(["./offsets"], cwd=tmp_path, capture_output=True, check=True)
-    assert dict(zip(OFFSETS, map(int, done.stdout.split()), strict=True)) == OFFSETS
