@@ -15,7 +15,7 @@
 `serve` runs on a thread of the daemon's, one batch of a ring at a time.  Requests are
 private copies and have been checked; the *bytes* of their segments are the
 frontend's own memory, which it can change at any time: copy what you must rely on.
-A segment is a `memoryview`, writable for a read only, and valid until its request is
+A segment is a `memoryview`, read-only for a write, and valid until its request is
 answered; it is released then.
 
 Whatever `serve` leaves unanswered is answered for it: `-EIO` after an exception,
@@ -53,7 +53,6 @@ OP_WRITE_ZEROES: Final = layout.OP_WRITE_ZEROES
 NUMPY_FIELDS: Final = [("id", "u8"), ("op", "u1"), ("offset", "u8"), ("length", "u8")]
 
 Respond = Callable[[int, int], None]
-Wire = tuple[int, int, int, int, int, int, tuple[tuple[int, int], ...]]
 
 
 class Request(NamedTuple):
@@ -94,8 +93,7 @@ class Batch(Sequence[Request]):
 
     Args:
         requests: Private copies of the requests.
-        respond: Takes a request's place in the batch and its result: bytes done, or
-            minus an errno.
+        respond: Takes a request's place in the batch and its result.
     """
 
     def __init__(self, requests: Sequence[Request], respond: Respond) -> None:
@@ -195,7 +193,8 @@ class Batch(Sequence[Request]):
 
     def _answer(self, place: int, result: int) -> None:
         """Let go of the frontend's bytes first: it may reuse them once answered."""
-        for segment in self._requests[place].segments:
+        request = self._requests[place]
+        for segment in request.segments:
             with suppress(BufferError):  # an array over it lives a little longer
                 segment.release()
         self._respond(place, result)
@@ -215,42 +214,6 @@ class Backend:
     def serve(self, batch: Batch) -> None:
         """Answer the requests of a batch; the default knows no operation."""
         batch.finish(-errno.EOPNOTSUPP)
-
-
-def batch_of(
-    wires: Sequence[Wire], memory: memoryview, answer: Callable[[int, int, int], None]
-) -> Batch:
-    """Make a batch of what the engine has taken and checked.
-
-    Args:
-        wires: For each request its id, index, generation, op, offset, length, and
-            the (offset, length) of its segments in the region.
-        memory: The region.
-        answer: Takes an index, a generation and a result.
-    """
-    requests = [
-        Request(id, op, offset, length, _segments(memory, op, ranges))
-        for id, _, _, op, offset, length, ranges in wires
-    ]
-
-    def respond(place: int, result: int) -> None:
-        _, index, generation, *_ = wires[place]
-        answer(index, generation, result)
-
-    return Batch(requests, respond)
-
-
-def _segments(
-    memory: memoryview, op: int, ranges: tuple[tuple[int, int], ...]
-) -> tuple[memoryview, ...]:
-    """Slice the segments; only a read's may be written."""
-    slices = [memory[offset : offset + length] for offset, length in ranges]
-    if op == OP_READ:
-        return tuple(slices)
-    readable = tuple(part.toreadonly() for part in slices)
-    for part in slices:
-        part.release()
-    return readable
 
 
 def serve(backend: Backend, batch: Batch) -> None:

@@ -25,7 +25,7 @@ class Daemon:
     """A daemon that this process started.
 
     Attributes:
-        address: The path of its socket, for `rings.connect`.
+        address: The path of its socket, for `rings.connect()`.
         pid: Its process id.
         process: Its `subprocess.Popen`.
     """

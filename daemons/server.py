@@ -219,7 +219,7 @@ class Server:
             text = f"your ring is broken: {reason}"
             self._retire(client, f"ring broken: {reason}", Error("broken", text))
 
-    # -- the end of a session --------------------------------------------------
+    # -- the end of a session -------------------------------------------------
 
     def _retire(
         self,
@@ -290,7 +290,7 @@ class Server:
                 client.farewell(Closing("the daemon shuts down"))
                 self._retire(client, "shutdown", Closed(), drain=True)
 
-    # -- the report -------------------------------------------------------------
+    # -- the report -----------------------------------------------------------
 
     def _report(self) -> str:
         statistics = self.engine.statistics()

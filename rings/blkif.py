@@ -143,7 +143,7 @@ class Response:
 
 AnyRequest = Request | Discard | Indirect
 
-# -- to bytes ---------------------------------------------------------------------
+# -- to bytes -----------------------------------------------------------------
 
 
 def encode_segments(segments: tuple[Segment, ...]) -> bytes:
@@ -206,7 +206,7 @@ def encode_response(response: Response) -> bytes:
     return _RESPONSE.pack(response.id, response.operation, response.status)
 
 
-# -- from bytes -------------------------------------------------------------------
+# -- from bytes ---------------------------------------------------------------
 
 
 def decode_request(slot: bytes) -> AnyRequest:
@@ -271,7 +271,7 @@ def refuse(slot: bytes, status: int = ERROR) -> Response:
     return Response(ident, operation, status)
 
 
-# -- rights -----------------------------------------------------------------------
+# -- rights -------------------------------------------------------------------
 
 
 def check(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .connect import Session
+    from .rendezvous import Session
 
 Range = tuple[Grant, int, int]
 
@@ -60,7 +60,7 @@ class Block:
         self.pool = self._requester.pool
         self._copier = Copier(self._requester, self.block_size)
 
-    # -- whole operations ---------------------------------------------------------
+    # -- whole operations -----------------------------------------------------
 
     def read(self, offset: int, length: int, timeout: float | None = None) -> bytes:
         """Return ``length`` bytes of the device, copied out of the ring's memory."""
@@ -108,7 +108,7 @@ class Block:
             return self._requester.call(op, offset, grant.length, grant, 0, timeout)
         return self._requester.pieces(op, offset, grant.length, grant, timeout)
 
-    # -- many blocks ----------------------------------------------------------------
+    # -- many blocks ----------------------------------------------------------
 
     def read_many(
         self,
@@ -166,7 +166,7 @@ class Block:
             op, offsets, grant, 0, length, window, late, depth=depth
         )
 
-    # -- requests that are waited for later ---------------------------------------------
+    # -- requests that are waited for later -----------------------------------
 
     def submit_read(
         self, offset: int, into: Grant, *, at: int = 0, length: int | None = None
@@ -210,7 +210,7 @@ class Block:
         with self._requester.held_back():
             yield self
 
-    # -- life -----------------------------------------------------------------------------
+    # -- life -----------------------------------------------------------------
 
     def fileno(self) -> int:
         """Return the descriptor that is readable once answers have come."""

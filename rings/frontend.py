@@ -1,16 +1,15 @@
 """The door for a worker: `connect` to a daemon, open its devices.
 
-    >>> disk = rings.connect().block("disk0")           # doctest: +SKIP
-    >>> disk.read(0, 4096)                              # doctest: +SKIP
+>>> disk = rings.connect().block("disk0")           # doctest: +SKIP
+>>> disk.read(0, 4096)                              # doctest: +SKIP
 """
 
 from __future__ import annotations
 
-from . import connect as rendezvous
-from . import layout
+from . import layout, rendezvous
 from .block import Block
 from .channel import BLOCK, Wait, parse
-from .connect import DeviceFacts, default_address
+from .rendezvous import DeviceFacts, default_address
 
 
 class Connection:

@@ -24,7 +24,7 @@ from .pool import BufferPool
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from .connect import Session
+    from .rendezvous import Session
 
 REQUEST: Final = struct.Struct("<QBBHIQQ")
 SEGMENT: Final = struct.Struct("<IIII")
@@ -63,7 +63,7 @@ class Requester:
             orphan=Pins,
         )
 
-    # -- one operation, waited for ------------------------------------------------------
+    # -- one operation, waited for --------------------------------------------
 
     def call(
         self, op: int, offset: int, length: int, grant: Grant | None, at: int,
@@ -136,7 +136,7 @@ class Requester:
             grant.unpin()
         return done
 
-    # -- requests that are waited for later -----------------------------------------------
+    # -- requests that are waited for later -----------------------------------
 
     def submit(
         self, op: int, offset: int, length: int, grant: Grant | None, at: int
@@ -208,7 +208,7 @@ class Requester:
             self._batching.depth -= 1
             self._front.flush()
 
-    # -- answers ------------------------------------------------------------------------------
+    # -- answers --------------------------------------------------------------
 
     def wait(self, handle: Handle, timeout: float | None) -> None:
         """Wait until a handle is answered."""
@@ -253,7 +253,7 @@ class Requester:
             raise self._gone(error) from None
         self.poll()
 
-    # -- what went wrong ------------------------------------------------------------------------
+    # -- what went wrong ------------------------------------------------------
 
     def _in_flight(self) -> tuple[str, ...]:
         return tuple(describe(*call[1:]) for call in self._front.in_flight())

@@ -70,6 +70,9 @@ def test_a_read_only_mapping(region):
         assert memoryview(view).readonly
 
 
+GOOD = new_header(SIZE, kind=2, generation=0)
+
+
 def pipe():
     reader, writer = os.pipe()
     os.close(writer)
@@ -79,9 +82,9 @@ def pipe():
 REFUSED = {
     "a file": lambda: os.open(__file__, os.O_RDONLY),
     "a pipe": pipe,
-    "no seals": lambda: sealed(seals=0),
-    "may shrink": lambda: sealed(seals=fcntl.F_SEAL_GROW),
-    "may grow": lambda: sealed(seals=fcntl.F_SEAL_SHRINK),
+    "no seals": lambda: sealed(FIELDS.pack(*GOOD), seals=0),
+    "may shrink": lambda: sealed(FIELDS.pack(*GOOD), seals=fcntl.F_SEAL_GROW),
+    "may grow": lambda: sealed(FIELDS.pack(*GOOD), seals=fcntl.F_SEAL_SHRINK),
     "empty": lambda: sealed(size=0),
     "short": lambda: sealed(size=layout.PAGE - 1),
     "zeros": sealed,
@@ -126,7 +129,6 @@ def test_seals_are_looked_at_before_the_size(monkeypatch):
     os.close(fd)
 
 
-GOOD = new_header(SIZE, kind=2, generation=0)
 MISMATCHES = {
     "magic": 1, "version": 2, "byte_order": 0x04030201, "size": SIZE + 1, "kind": 3
 }  # fmt: skip

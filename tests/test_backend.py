@@ -176,24 +176,3 @@ def test_numpy_view_of_a_batch() -> None:
     assert rows["id"].tolist() == [100, 101, 102]
     batch.respond_all(numpy.minimum(rows["length"], 3))
     assert answers == [(100, 3), (101, 3), (102, 3)]
-
-
-def test_batch_of_what_the_engine_took() -> None:
-    memory = memoryview(bytearray(range(16)))
-    wires = [
-        (7, 3, 30, backend.OP_READ, 512, 6, ((0, 4), (8, 2))),
-        (7, 4, 40, backend.OP_WRITE, 0, 2, ((4, 2),)),
-        (7, 5, 50, backend.OP_FLUSH, 0, 0, ()),
-    ]
-    answers = []
-    batch = backend.batch_of(wires, memory, lambda *answer: answers.append(answer))
-    assert [request.id for request in batch] == [7, 7, 7]
-    assert [bytes(part) for part in batch[0].segments] == [b"\0\1\2\3", b"\x08\x09"]
-    batch[0].segments[1][:] = b"AB"
-    assert memory[8:10] == b"AB"
-    with pytest.raises(TypeError):
-        batch[1].segments[0][0] = 1
-    batch.respond(1, 2)
-    batch.finish(-errno.EIO)
-    assert answers == [(4, 40, 2), (3, 30, -errno.EIO), (5, 50, -errno.EIO)]
-    memory.release()

@@ -178,6 +178,25 @@ def test_what_is_ready_comes_before_the_hang_up(ends, strategy):
     os.close(reader)
 
 
+@by_strategy
+def test_a_last_message_before_the_hang_up_is_found(ends, strategy):
+    reader, writer = os.pipe()
+    ends[0].hangup_fd = reader
+    published = []
+    poll = EventChannel._poll
+
+    def publish_and_die(*args, **options):
+        published.append("between our last look and the hang-up")
+        if len(published) == 1:
+            os.close(writer)
+        return poll(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventChannel, "_poll", publish_and_die)
+        assert ends[0].wait(HANG_S, ready=lambda: bool(published), strategy=strategy)
+    os.close(reader)
+
+
 def test_a_useless_spin_is_given_up_for_a_while(ends, monkeypatch):
     here = ends[0]
     spins = []

@@ -14,7 +14,7 @@ import pytest
 
 import daemons
 from daemons import Daemon
-from rings.connect import Session, open_session, query
+from rings.rendezvous import Session, open_session, query
 from rings.messages import (
     HEADER,
     MAGIC,

@@ -39,24 +39,26 @@ class Mutant(NamedTuple):
     name: str
     line: str
     weaker: str
+    header: str = "xen.h"
 
 
-def headers(folder: Path, mutant: Mutant | None) -> Path:
+def headers(folder: Path, mutants: tuple[Mutant, ...]) -> Path:
     copy = folder / "csrc"
     copy.mkdir()
     for header in HEADERS.glob("*.h"):
         shutil.copy(header, copy)
-    if mutant:
-        text = (copy / "xen.h").read_text()
-        assert text.count(mutant.line) == 1, f"{mutant.line!r} is not in xen.h once"
-        (copy / "xen.h").write_text(text.replace(mutant.line, mutant.weaker))
+    for mutant in mutants:
+        target = copy / mutant.header
+        text = target.read_text()
+        assert text.count(mutant.line) == 1, f"{mutant.line!r}: not once in {target}"
+        target.write_text(text.replace(mutant.line, mutant.weaker))
     return copy
 
 
-def build(folder: Path, program: str, flags: list[str], mutant=None) -> Path:
+def build(folder: Path, program: str, flags: list[str], *mutants: Mutant) -> Path:
     source, out = HERE / f"{program}.c", folder / program
-    include = f"-I{headers(folder, mutant)}"
-    strict = [] if mutant else ["-Werror"]
+    include = f"-I{headers(folder, mutants)}"
+    strict = [] if mutants else ["-Werror"]
     command = ["gcc", *FLAGS, *strict, *flags, include, str(source), "-o", str(out)]
     subprocess.run(command, check=True)
     return out
@@ -219,10 +221,31 @@ def test_each_missing_barrier_loses_a_wake_up(tmp_path, what, mutant):
     assert "wake-up lost" in done.stderr
 
 
+PATIENT = Mutant(
+    "slices of 5 s",
+    "#define WAIT_SLICE_NS 1000000000u",
+    "#define WAIT_SLICE_NS 5000000000u",
+    "wait.h",
+)
+
+
 def test_two_sleeping_processes_lose_no_wake_up(tmp_path):
-    program = build(tmp_path, "wakeups", PLAIN)
+    program = build(tmp_path, "wakeups", PLAIN, PATIENT)
     for start in STARTS:
         assert_clean(run(program, 20_000, start))
+
+
+def test_sleeping_without_the_final_check_loses_a_wake_up(tmp_path):
+    forgetful = Mutant(
+        "sleep at once",
+        "ready = waiter->final_check(waiter->ring);",
+        "ready = waiter->look(waiter->ring);",
+        "wait.h",
+    )
+    program = build(tmp_path, "wakeups", PLAIN, PATIENT, forgetful)
+    done = run(program, 20_000)
+    assert done.returncode == 1, "the mutant went unnoticed"
+    assert "a wake-up was lost" in done.stderr
 
 
 @pytest.mark.soak
@@ -233,7 +256,7 @@ def test_no_wake_up_is_lost_in_ten_million(tmp_path):
         for start in range(10):
             assert_clean(run(litmus, what, 1_000_000, start * 2**28))
     (tmp_path / "two").mkdir()
-    processes = build(tmp_path / "two", "wakeups", PLAIN)
+    processes = build(tmp_path / "two", "wakeups", PLAIN, PATIENT)
     for start in range(20):
         assert_clean(run(processes, 500_000, start * 2**28))
 

@@ -26,8 +26,6 @@ from daemons.limits import Limits
 from daemons.listener import Listener
 from daemons.log import Log
 from daemons.server import Server
-from rings.connect import devices as devices_of
-from rings.connect import open_session, query
 from rings.errors import BrokenError, BusyError, RegionMemoryError
 from rings.layout import PAGE
 from rings.messages import (
@@ -46,6 +44,8 @@ from rings.messages import (
     encode,
 )
 from rings.protocol import FEATURES
+from rings.rendezvous import devices as devices_of
+from rings.rendezvous import open_session, query
 
 PATIENCE_S = 30.0
 

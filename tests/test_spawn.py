@@ -14,8 +14,8 @@ import pytest
 
 import daemons
 from daemons.__main__ import main
-from rings.connect import devices, open_session, query
 from rings.errors import BrokenError
+from rings.rendezvous import devices, open_session, query
 
 START_S = 60.0
 DAEMON = (sys.executable, "-m", "daemons")

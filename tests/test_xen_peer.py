@@ -198,7 +198,6 @@ def test_xen_is_the_front_of_our_back(compiled, slots, start):
     assert told["reads"] + told["writes"] + told["flushes"] + told["discards"] == 1628
     assert min(told["indirect"], told["flushes"], told["discards"]) > 0
     assert told["verified"] > 1 << 20
-    assert told["held_off"] > 0
 
 
 @pytest.mark.parametrize(("slots", "start"), SHAPES)

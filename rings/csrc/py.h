@@ -39,6 +39,7 @@ int py_add_view(PyObject *module);
 int py_add_xen(PyObject *module);
 int py_add_front(PyObject *module);
 int py_add_spsc(PyObject *module);
+int py_add_broadcast(PyObject *module);
 int py_add_mpmc(PyObject *module);
 int py_add_atomics(PyObject *module);
 

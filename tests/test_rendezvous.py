@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from rings import layout, link, protocol
-from rings.connect import default_address, devices, open_session, query
 from rings.errors import (
     BrokenError,
     BusyError,
@@ -41,6 +40,7 @@ from rings.messages import (
     encode,
 )
 from rings.peer import Peer, is_dead, open_pidfd, start_time
+from rings.rendezvous import default_address, devices, open_session, query
 from rings.states import State
 
 FACTS = DeviceFacts("disk0", "null", 1 << 20, 512, False, False, ("read",))

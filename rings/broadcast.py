@@ -1,0 +1,404 @@
+"""One producer, many consumers: each of them sees every message, or counts its losses.
+
+    ring = broadcast.create(slots=256, slot_size=4096, consumers=4)
+    with ring.producer() as producer:
+        producer.put(frame)                  # there: for frame in ring.consumer(): ...
+
+Who joins sees the messages put from then on.  What happens when a consumer is
+slower than the producer is the ring's policy:
+
+- ``drop_old`` (default): the producer never waits.  An overtaken consumer goes on
+  with the oldest message that is still there, and ``lost`` has grown by exactly the
+  number it missed.
+- ``block``: the producer waits for the slowest consumer; nobody loses anything.
+
+A consumer taken with ``latest=True`` always gets the newest message, under either
+policy; what it skipped counts as lost.  A message is delivered whole or not at all:
+one overwritten while it was being copied is thrown away and counted.
+
+**When an end dies.**  A dead producer's end may be taken by another one, and no
+half-written message was visible.  A dead consumer is forgotten as soon as the
+producer has to wait for it.  Whoever waits gets BrokenError when the producer died,
+ShutDown when it closed, in both cases after the last message.  A stopped process is
+not dead: under ``block`` it holds the producer up until put's timeout.
+
+*Memory order* and *Source*: csrc/broadcast.h.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from . import layout
+from ._core import BroadcastConsumer, BroadcastProducer
+from .channel import EventChannel, Wait, deadline_of, parse
+from .errors import BrokenError, ClosedError, LayoutError, ShutDown
+from .memory import Region
+
+if TYPE_CHECKING:
+    from multiprocessing.reduction import DupFd
+
+    from typing_extensions import Buffer
+
+__all__ = ["Consumer", "Handle", "Producer", "Ring", "attach", "create"]
+
+POLICIES: Final = {
+    "block": layout.BROADCAST_BLOCK,
+    "drop_old": layout.BROADCAST_DROP_OLD,
+}
+PARAMS: Final = struct.Struct("=IIIIQ")
+SLICE_S: Final = 0.1  # look this often whether those we wait for are alive
+
+
+class Handle(NamedTuple):
+    """A ring as numbers: its descriptors are the caller's to pass on."""
+
+    fd: int
+    size: int
+    space_fd: int
+    event_fds: tuple[int, ...]
+
+
+class Ring:
+    """The memory of a broadcast ring and the eventfds that wake its ends."""
+
+    __slots__ = ("_event_fds", "_space_fd", "region")
+
+    def __init__(
+        self, region: Region, space_fd: int, event_fds: tuple[int, ...]
+    ) -> None:
+        """Own a region of kind BROADCAST, and one eventfd for each possible end."""
+        self.region = region
+        self._space_fd = space_fd
+        self._event_fds = event_fds
+
+    def producer(self, *, wait: str = "block") -> Producer:
+        """Take the end that puts.
+
+        Raises:
+            BusyError: A live process, named in the message, holds it.
+        """
+        return Producer(self, parse(wait))
+
+    def consumer(self, *, latest: bool = False, wait: str = "block") -> Consumer:
+        """Join, seeing every message put from now on.
+
+        Args:
+            latest: Get only the newest message each time.
+            wait: How to wait: ``block``, ``busy`` or ``spin:MICROSECONDS``.
+
+        Raises:
+            BusyError: As many consumers as the ring was made for are there.
+        """
+        self._check_events()
+        return Consumer(self, parse(wait), latest)
+
+    def _check_events(self) -> None:
+        consumers = PARAMS.unpack_from(self.region.buffer, layout.BROADCAST_SLOTS)[2]
+        if consumers != len(self._event_fds):
+            raise LayoutError(
+                f"the ring needs {consumers} eventfds, not {len(self._event_fds)}:"
+                " pass all numbers of Ring.handle()"
+            )
+
+    def handle(self) -> Handle:
+        """Return the ring as numbers, for `attach` elsewhere.  Nothing is copied."""
+        fd = self.region.fileno()
+        return Handle(fd, self.region.size, self._space_fd, self._event_fds)
+
+    def close(self) -> None:
+        """Let go of memory and descriptors; again is harmless.
+
+        Raises:
+            BusyError: An end taken from this object is still open here.
+        """
+        if not self.region.closed:
+            self.region.close()
+            self._close_fds()
+
+    def _close_fds(self, close: Callable[[int], None] = os.close) -> None:
+        fds = (self._space_fd, *self._event_fds)
+        self._space_fd, self._event_fds = -1, ()
+        for fd in fds:
+            if fd >= 0:
+                close(fd)
+
+    def __enter__(self) -> Ring:
+        if self.region.closed:
+            raise ClosedError("this ring is closed; attach it again from its handle")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_event_fds"):
+            self._close_fds()
+
+    def __reduce__(self) -> tuple[Callable[..., Ring], tuple[object, ...]]:
+        """Travel to another process by `multiprocessing`."""
+        from multiprocessing.reduction import DupFd
+
+        handle = self.handle()
+        fds = [DupFd(fd) for fd in (handle.space_fd, *handle.event_fds)]
+        return _rebuild, (self.region, fds)
+
+
+def _rebuild(region: Region, couriers: list[DupFd]) -> Ring:
+    space_fd, *event_fds = [courier.detach() for courier in couriers]
+    return Ring(region, space_fd, tuple(event_fds))
+
+
+class Producer:
+    """The end that puts.
+
+    Attributes:
+        try_put: Stores one message and returns True, or False without room.
+        put_many: Stores what fits of a list, with one event; returns how many.
+        consumers: Returns (pid, messages behind, messages lost) of each consumer.
+    """
+
+    def __init__(self, ring: Ring, strategy: Wait) -> None:
+        """Take the ring's producing end; use `Ring.producer`."""
+        self._ring = ring
+        handle = ring.handle()
+        self._core = BroadcastProducer(ring.region.buffer, handle.event_fds)
+        self._channel = _channel(handle.event_fds[0], handle.space_fd)
+        self._strategy = strategy
+        self.try_put = self._core.try_put
+        self.put_many = self._core.put_many
+        self.consumers = self._core.consumers
+
+    def put(self, data: Buffer, timeout: float | None = None) -> None:
+        """Store one message, waiting for the slowest consumer if the ring blocks.
+
+        Raises:
+            TimeoutError: There was no room in time; the message names the slowest.
+        """
+        if self.try_put(data):
+            return
+        deadline = deadline_of(timeout)
+        core = self._core
+        while not (core.reap() and self.try_put(data)):
+            left = _wait(
+                self._channel, deadline, core.has_room, core.await_room, self._strategy
+            )
+            if self.try_put(data):
+                return
+            if left <= 0:
+                self._raise_timeout()
+
+    def _raise_timeout(self) -> None:
+        pid, behind, _ = max(
+            self.consumers(), key=lambda row: row[1], default=(0, 0, 0)
+        )
+        raise TimeoutError(
+            f"no room in time: the slowest consumer, pid {pid}, is {behind} messages"
+            " behind; use policy='drop_old' to leave it behind"
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether this end can no longer be used."""
+        return self._core.closed
+
+    def close(self) -> None:
+        """Give the end back and wake all consumers."""
+        self._core.close()
+        self._channel.close()
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Consumer:
+    """An end that gets.
+
+    Attributes:
+        try_get: Takes one message, or returns None.
+        get_many: Takes up to so many messages as a list.
+    """
+
+    def __init__(self, ring: Ring, strategy: Wait, latest: bool) -> None:
+        """Join the ring; use `Ring.consumer`."""
+        self._ring = ring
+        handle = ring.handle()
+        core = BroadcastConsumer(ring.region.buffer, handle.space_fd, latest)
+        self._core = core
+        self._channel = _channel(handle.space_fd, handle.event_fds[core.index])
+        self._strategy = strategy
+        self.try_get = core.try_get
+        self.get_many = core.get_many
+
+    @property
+    def lost(self) -> int:
+        """Messages that were overtaken or skipped so far, exactly."""
+        return self._core.lost
+
+    @property
+    def closed(self) -> bool:
+        """Whether this end can no longer be used."""
+        return self._core.closed
+
+    def get(self, timeout: float | None = None) -> bytes:
+        """Take one message, waiting for it.
+
+        Raises:
+            TimeoutError: None came in time.
+            ShutDown: The producer closed and the last message was taken.
+            BrokenError: The producer died; all that it published was taken.
+        """
+        message = self.try_get()
+        if message is not None:
+            return message
+        deadline = deadline_of(timeout)
+        core = self._core
+        while True:
+            state = core.producer_state()
+            if (message := self.try_get()) is not None:
+                return message
+            _raise_if_gone(state)
+            left = _wait(
+                self._channel,
+                deadline,
+                core.has_message,
+                core.await_message,
+                self._strategy,
+            )
+            if left <= 0 and (message := self.try_get()) is None:
+                who = f"is pid {state}" if state else "has not attached yet"
+                raise TimeoutError(f"no message in time; the producer {who}")
+            if message is not None:
+                return message
+
+    def fileno(self) -> int:
+        """Return the eventfd that is written after `arm`, for select and asyncio."""
+        return self._channel.fileno()
+
+    def arm(self) -> bool:
+        """Ask for an event on `fileno`; True: do not sleep, there is a message."""
+        self._channel.clear()
+        return self._core.await_message()
+
+    def close(self) -> None:
+        """Leave the ring: nobody waits for this consumer any more."""
+        self._core.close()
+        self._channel.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            try:
+                yield self.get()
+            except ShutDown:
+                return
+
+    def __enter__(self) -> Consumer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _channel(notify_fd: int, wait_fd: int) -> EventChannel:
+    return EventChannel(os.dup(notify_fd), os.dup(wait_fd))
+
+
+def _wait(
+    channel: EventChannel,
+    deadline: float,
+    ready: Callable[[], bool],
+    final_check: Callable[[], bool],
+    strategy: Wait,
+) -> float:
+    """Wait for a slice at most; return the seconds that are left."""
+    left = min(SLICE_S, max(0.0, deadline - time.monotonic()))
+    channel.wait(left, ready=ready, final_check=final_check, strategy=strategy)
+    return deadline - time.monotonic()
+
+
+def _raise_if_gone(state: int) -> None:
+    if state == -1:
+        raise ShutDown("the producer closed its end and every message was taken")
+    if state == -2:
+        raise BrokenError(
+            "the producer died; what it published is delivered; start another"
+        )
+
+
+def create(
+    *,
+    slots: int = 256,
+    slot_size: int = 4096,
+    consumers: int = 8,
+    policy: str = "drop_old",
+    start: int = 0,
+) -> Ring:
+    """Make a new broadcast ring.
+
+    Args:
+        slots: Messages that are kept, a power of two from 2 up.
+        slot_size: Bytes of the longest message.
+        consumers: How many can be there at once, up to 64.
+        policy: ``drop_old`` or ``block``, see above.
+        start: Number of the first message; tests start near 2**32.
+
+    Raises:
+        ValueError: A number is out of range.
+        RegionMemoryError: There is not that much memory.
+    """
+    _check(slots, slot_size, consumers, policy, start)
+    stride = layout.BROADCAST_SLOT_WORDS + layout.round_up(slot_size, 8)
+    entries = layout.BROADCAST_ENTRIES + consumers * layout.ENTRY_SIZE
+    offset = layout.round_up(entries)
+    size = offset + layout.round_up(slots * stride)
+    region = Region.create(size, kind=layout.KIND_BROADCAST, name="rings-broadcast")
+    params = (slots, slot_size, consumers, POLICIES[policy], offset)
+    PARAMS.pack_into(region.buffer, layout.BROADCAST_SLOTS, *params)
+    struct.pack_into("=Q", region.buffer, layout.BROADCAST_PROD, start)
+    for entry in range(layout.BROADCAST_ENTRIES, entries, layout.ENTRY_SIZE):
+        cons = entry + layout.ENTRY_CONS
+        struct.pack_into("=Q", region.buffer, cons, layout.ENTRY_ABSENT)
+    return Ring(region, _eventfd(), tuple(_eventfd() for _ in range(consumers)))
+
+
+def _check(slots: int, slot_size: int, consumers: int, policy: str, start: int) -> None:
+    if slots < 2 or slots & (slots - 1) or slots > 1 << 30:
+        raise ValueError(f"slots must be a power of two in 2..{1 << 30}, not {slots}")
+    if not 1 <= slot_size <= layout.U32 // 2:
+        raise ValueError(f"slot_size must be in 1..{layout.U32 // 2}, not {slot_size}")
+    if not 1 <= consumers <= layout.BROADCAST_MOST:
+        raise ValueError(
+            f"consumers must be in 1..{layout.BROADCAST_MOST}, not {consumers}"
+        )
+    if policy not in POLICIES:
+        raise ValueError(f"policy must be one of {sorted(POLICIES)}, not {policy!r}")
+    if not 0 <= start < 1 << 62:
+        raise ValueError(f"start must be in 0..2**62, not {start}")
+
+
+def _eventfd() -> int:
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+
+def attach(fd: int, size: int, space_fd: int, event_fds: tuple[int, ...]) -> Ring:
+    """Map a ring from the numbers of `Ring.handle`; the descriptors stay yours.
+
+    Raises:
+        LayoutError: The memory is no broadcast ring, or not of that size.
+    """
+    region = Region.attach(fd, size=size, kind=layout.KIND_BROADCAST)
+    space = os.dup(space_fd)
+    ring = Ring(region, space, tuple(os.dup(event_fd) for event_fd in event_fds))
+    try:
+        ring._check_events()
+    except LayoutError:
+        ring.close()
+        raise
+    return ring

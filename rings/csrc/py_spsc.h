@@ -1,0 +1,136 @@
+/* One end of a message ring as a Python object; shared by the py_spsc*.c files.
+ *
+ * A handle belongs to one thread at a time.  The GIL is held through every try
+ * operation and given up only to sleep and to copy more than BIG_COPY bytes; then
+ * STOP_BUSY keeps others out.  `stops` and the fork count are all that an ordinary
+ * call looks at before it goes ahead.
+ */
+#ifndef RINGS_PY_SPSC_H
+#define RINGS_PY_SPSC_H
+
+#include "py.h"
+#include "spsc.h"
+
+enum {
+    STOP_CLOSED = 1, /* given back, or never opened */
+    STOP_BUSY = 2,   /* asleep or copying without the GIL */
+    STOP_VIEW = 4,   /* a claim or a peek is out */
+    STOP_BROKEN = 8, /* the peer's words are impossible */
+    STOP_CLOSING = 16, /* close() came while the end was busy */
+};
+enum policy { POLICY_BLOCK, POLICY_DROP_NEW, POLICY_ERROR };
+enum peer { PEER_ABSENT, PEER_ALIVE, PEER_CLOSED, PEER_DEAD };
+enum { BIG_COPY = 64 * 1024 };
+
+struct py_spsc_view;
+
+struct py_spsc {
+    PyObject_HEAD
+    struct spsc_end end;
+    unsigned stops;
+    unsigned forks;
+    bool producer;
+    enum policy policy;
+    uint32_t want; /* units that a wait waits for */
+    struct owned_end *mine;
+    struct owned_end *theirs;
+    uint64_t self;        /* my owner word */
+    uint64_t peer;        /* theirs, when last looked at */
+    enum peer peer_state; /* of that owner */
+    int peer_pidfd;       /* of that owner, or -1 */
+    int notify_fd;
+    int wait_fd;
+    atomic_bool closing; /* STOP_CLOSING, for a sleeper without the GIL */
+    struct spin spin;
+    struct py_spsc_view *view; /* borrowed; it holds us */
+    PyObject *view_type;
+    Py_buffer region;
+    uint64_t messages, notified, waited, high_water;
+};
+
+struct py_spsc_view {
+    PyObject_HEAD
+    struct py_spsc *owner; /* NULL once published, released or abandoned */
+    PyObject *entered;     /* the memoryview that `with` gave out */
+    uint8_t *bytes;
+    Py_ssize_t length;
+    Py_ssize_t exports;
+    uint32_t units;     /* to publish or release if all of it is used */
+    uint32_t skipped;   /* of these, units of a WRAP before it */
+    uint32_t messages;
+    bool read_only;
+};
+
+/* ---- py_spsc_end.c: opening, closing, sleeping -------------------------------- */
+
+int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool producer);
+PyObject *spsc_close(PyObject *op, PyObject *ignored);
+void spsc_dealloc(PyObject *op);
+/* Say with an exception why the end is unusable; false. */
+bool spsc_refuse(struct py_spsc *self);
+/* The rare ends of an operation: tell the peer, finish a close() that came meanwhile. */
+void spsc_settle(struct py_spsc *self, bool tell);
+/* Sleep until `want` units are there: 1, 0 when time is up, -1 with an exception. */
+int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s);
+void spsc_raise_timeout(struct py_spsc *self);
+PyObject *spsc_raise_broken(struct py_spsc *self);
+void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size);
+extern PyGetSetDef spsc_getset[];
+PyObject *spsc_statistics(PyObject *op, PyObject *ignored);
+PyObject *spsc_fileno(PyObject *op, PyObject *ignored);
+PyObject *spsc_arm(PyObject *op, PyObject *ignored);
+PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames);
+PyObject *spsc_clear(PyObject *op, PyObject *ignored);
+PyObject *spsc_enter(PyObject *op, PyObject *ignored);
+
+/* ---- py_spsc_view.c: views that cannot outlive their slot ---------------------- */
+
+int py_add_spsc_view(PyObject *module);
+PyObject *spsc_view_new(struct py_spsc *self, uint8_t *bytes, size_t length, uint32_t messages,
+                        uint32_t units, uint32_t skipped);
+/* Publish or release the first `count` messages (or bytes of a record) of the view. */
+int spsc_view_finish(struct py_spsc_view *view, uint32_t count, bool all);
+int spsc_view_abandon(struct py_spsc_view *view);
+
+/* ---- inline: what every call does first ----------------------------------------- */
+
+static inline bool spsc_usable(struct py_spsc *self)
+{
+    if (__builtin_expect(self->stops == 0 && self->forks == py_fork_count(), 1))
+        return true;
+    return spsc_refuse(self);
+}
+
+/* What every publish and release ends with. */
+static inline void spsc_done(struct py_spsc *self, uint32_t messages, bool tell)
+{
+    self->messages += messages;
+    if (__builtin_expect(tell || self->stops != 0, 0))
+        spsc_settle(self, tell);
+}
+
+/* The arguments of a fast call by their names; missing ones stay NULL. */
+static inline bool spsc_arguments(const char *const names[2], int required, PyObject *out[2],
+                                  PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t keywords = kwnames == NULL ? 0 : PyTuple_Size(kwnames);
+    out[0] = nargs > 0 ? args[0] : NULL;
+    out[1] = nargs > 1 ? args[1] : NULL;
+    bool ok = nargs <= (names[1] != NULL ? 2 : 1);
+    for (Py_ssize_t i = 0; i < keywords && ok; i++) {
+        PyObject *key = PyTuple_GetItem(kwnames, i);
+        int slot = PyUnicode_CompareWithASCIIString(key, names[0]) == 0 ? 0 : 1;
+        ok = names[slot] != NULL && PyUnicode_CompareWithASCIIString(key, names[slot]) == 0 &&
+             out[slot] == NULL;
+        if (ok)
+            out[slot] = args[nargs + i];
+    }
+    if (ok && (required == 0 || out[0] != NULL))
+        return true;
+    PyErr_Format(PyExc_TypeError, "the arguments are %s%s%s%s", names[0],
+                 required ? "" : " (optional)", names[1] ? ", " : "", names[1] ? names[1] : "");
+    return false;
+}
+
+#endif

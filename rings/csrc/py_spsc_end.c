@@ -1,0 +1,498 @@
+/* Opening, closing and sleeping: what both ends of a message ring have in common. */
+#include "py_spsc.h"
+
+#define ABSENT_SLICE_NS 100000000u /* nobody to watch: look again this often */
+
+/* ---- refusing -------------------------------------------------------------- */
+
+static void give_back(struct py_spsc *self);
+
+bool spsc_refuse(struct py_spsc *self)
+{
+    if (self->stops & STOP_CLOSING && !(self->stops & STOP_BUSY))
+        give_back(self);
+    const char *name = self->producer ? "producer" : "consumer";
+    if (self->stops & STOP_CLOSED)
+        py_raise("ClosedError", "this %s is closed; take the end again with ring.%s()", name, name);
+    else if (self->forks != py_fork_count())
+        py_raise("ClosedError",
+                 "this %s belongs to the process that forked; pass the ring to the child and "
+                 "attach there with ring.%s()", name, name);
+    else if (self->stops & STOP_BROKEN)
+        py_raise("RemoteProtocolError",
+                 "the ring's indices or lengths are impossible: someone overwrote them; close "
+                 "this %s and create a new ring", name);
+    else if (self->stops & STOP_BUSY)
+        py_raise("BusyError",
+                 "another thread is inside this %s; a handle belongs to one thread at a time", name);
+    else
+        py_raise("LocalProtocolError", self->producer
+                     ? "a claim is out; publish() or abandon it first"
+                     : "a peeked message is out; release() it first");
+    return false;
+}
+
+PyObject *spsc_raise_broken(struct py_spsc *self)
+{
+    self->stops |= STOP_BROKEN;
+    spsc_refuse(self);
+    return NULL;
+}
+
+/* ---- without the GIL ---------------------------------------------------------- */
+
+void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size)
+{
+    if (size <= BIG_COPY) {
+        memcpy(to, from, size);
+        return;
+    }
+    self->stops |= STOP_BUSY;
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, from, size);
+    Py_END_ALLOW_THREADS
+    self->stops &= ~STOP_BUSY;
+}
+
+static void notify(struct py_spsc *self)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(self->notify_fd, &one, sizeof one);
+    (void)ignored;
+    self->notified++;
+}
+
+void spsc_settle(struct py_spsc *self, bool tell)
+{
+    if (tell)
+        notify(self);
+    if (self->stops & STOP_CLOSING && !(self->stops & STOP_BUSY))
+        give_back(self);
+}
+
+/* ---- the peer ----------------------------------------------------------------- */
+
+static void forget_peer(struct py_spsc *self)
+{
+    if (self->peer_pidfd >= 0)
+        close(self->peer_pidfd);
+    self->peer_pidfd = -1;
+}
+
+/* Learn who holds the other end now, if that has changed. */
+static void meet_peer(struct py_spsc *self)
+{
+    uint64_t owner = atomic_load(&self->theirs->owner);
+    if (owner == self->peer)
+        return;
+    forget_peer(self);
+    self->peer = owner;
+    if (!owner_is_process(owner)) {
+        self->peer_state = owner == OWNER_CLOSED ? PEER_CLOSED : PEER_ABSENT;
+        return;
+    }
+    int pidfd = owner_pidfd(owner);
+    self->peer_state = pidfd == -1 ? PEER_DEAD : PEER_ALIVE;
+    self->peer_pidfd = pidfd < 0 ? -1 : pidfd;
+}
+
+/* Look at the other end's owner once more, the one we cannot be told about included. */
+static void check_peer(struct py_spsc *self)
+{
+    meet_peer(self);
+    if (self->peer_state != PEER_ALIVE)
+        return;
+    bool dead = self->peer_pidfd >= 0 ? pidfd_is_dead(self->peer_pidfd)
+                                      : owner_is_dead(self->peer);
+    if (dead)
+        self->peer_state = PEER_DEAD;
+}
+
+static int raise_gone(struct py_spsc *self)
+{
+    const char *peer = self->producer ? "consumer" : "producer";
+    unsigned pid = owner_pid(self->peer);
+    if (self->peer_state == PEER_DEAD)
+        py_raise("BrokenError",
+                 "the %s (pid %u) died; what it published is delivered; start another and wait "
+                 "again", peer, pid);
+    else if (self->producer)
+        py_raise("BrokenError", "the consumer closed its end and the ring is full; start "
+                                "another consumer and put again");
+    else
+        py_raise("ShutDown", "the producer closed its end and every message was taken");
+    return -1;
+}
+
+void spsc_raise_timeout(struct py_spsc *self)
+{
+    static const char *const states[] = {"not attached yet", "alive", "closed", "dead"};
+    check_peer(self);
+    PyErr_Format(PyExc_TimeoutError, "%s in time: the %s is pid %u (%s), %u of %u units are used",
+                 self->producer ? "no room" : "no message", self->producer ? "consumer" : "producer",
+                 (unsigned)owner_pid(self->peer), states[self->peer_state],
+                 load_relaxed(&self->end.header->prod) - load_relaxed(&self->end.header->cons),
+                 (unsigned)self->end.units);
+}
+
+/* ---- sleeping --------------------------------------------------------------------- */
+
+static int64_t units_there(struct py_spsc *self)
+{
+    int64_t units = self->producer ? spsc_room(&self->end, self->want)
+                                   : spsc_ready(&self->end, self->want);
+    return units < 0 ? -1 : units >= self->want;
+}
+
+static bool disturbed(struct py_spsc *self)
+{
+    return atomic_load_explicit(&self->closing, memory_order_relaxed) ||
+           atomic_load_explicit(&self->theirs->owner, memory_order_acquire) != self->peer;
+}
+
+static int64_t look(void *ring)
+{
+    int64_t there = units_there(ring);
+    return there != 0 ? there : disturbed(ring);
+}
+
+static int64_t announce(void *ring)
+{
+    struct py_spsc *self = ring;
+    int64_t units = self->producer ? spsc_await_room(&self->end, self->want)
+                                   : spsc_await_message(&self->end);
+    if (units < 0)
+        return -1;
+    return units >= self->want || disturbed(self);
+}
+
+static int sleep_on(struct py_spsc *self, const struct waiter *waiter, uint64_t deadline_ns)
+{
+    self->stops |= STOP_BUSY;
+    int result = py_wait(waiter, deadline_ns);
+    self->stops &= ~STOP_BUSY;
+    if (self->stops == 0)
+        return result;
+    if (!PyErr_Occurred())
+        spsc_refuse(self);
+    return -1;
+}
+
+static int sleep_slice(struct py_spsc *self, uint64_t deadline_ns)
+{
+    struct waiter waiter = {.ring = self, .look = look, .final_check = announce,
+                            .spin = &self->spin, .event_fd = self->wait_fd,
+                            .hangup_fd = self->peer_pidfd};
+    bool watched = self->peer_pidfd >= 0 && self->spin.max_ns != SPIN_FOREVER;
+    uint64_t slice = now_ns() + ABSENT_SLICE_NS;
+    return sleep_on(self, &waiter, watched || slice > deadline_ns ? deadline_ns : slice);
+}
+
+int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
+{
+    uint64_t deadline_ns;
+    if (py_deadline(timeout_s, &deadline_ns) < 0)
+        return -1;
+    self->want = want;
+    self->waited++;
+    for (;;) {
+        meet_peer(self);
+        int64_t there = units_there(self);
+        if (there < 0)
+            return spsc_raise_broken(self), -1;
+        if (there > 0)
+            return 1;
+        if (self->peer_state == PEER_CLOSED || self->peer_state == PEER_DEAD)
+            return raise_gone(self);
+        int result = sleep_slice(self, deadline_ns);
+        if (result < 0)
+            return -1;
+        if (result == WAIT_HUNG_UP || result == WAIT_TIMED_OUT)
+            check_peer(self);
+        if (result == WAIT_TIMED_OUT && now_ns() >= deadline_ns)
+            return units_there(self) > 0;
+    }
+}
+
+static int64_t look_peer(void *ring)
+{
+    return disturbed(ring);
+}
+
+/* Sleep until another owner takes the other end, a slice is over or the time is. */
+static int sleep_for_peer(struct py_spsc *self, uint64_t deadline_ns)
+{
+    struct waiter waiter = {.ring = self, .look = look_peer, .final_check = look_peer,
+                            .event_fd = self->wait_fd, .hangup_fd = -1};
+    uint64_t slice = now_ns() + ABSENT_SLICE_NS;
+    return sleep_on(self, &waiter, slice > deadline_ns ? deadline_ns : slice);
+}
+
+PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[2] = {"timeout", NULL};
+    struct py_spsc *self = (struct py_spsc *)op;
+    PyObject *given[2];
+    uint64_t deadline_ns;
+    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) || !spsc_usable(self) ||
+        py_deadline(given[0], &deadline_ns) < 0)
+        return NULL;
+    for (;;) {
+        check_peer(self);
+        if (self->peer_state == PEER_ALIVE)
+            return PyLong_FromUnsignedLong(owner_pid(self->peer));
+        if (now_ns() >= deadline_ns)
+            return spsc_raise_timeout(self), NULL;
+        if (sleep_for_peer(self, deadline_ns) < 0)
+            return NULL;
+    }
+}
+
+PyObject *spsc_arm(PyObject *op, PyObject *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (!spsc_usable(self))
+        return NULL;
+    self->want = 1;
+    check_peer(self);
+    int64_t ready = announce(self);
+    if (ready < 0)
+        return spsc_raise_broken(self);
+    return PyBool_FromLong(ready > 0 || self->peer_state >= PEER_CLOSED);
+}
+
+PyObject *spsc_clear(PyObject *op, PyObject *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (!spsc_usable(self))
+        return NULL;
+    event_drain(self->wait_fd);
+    return py_none();
+}
+
+/* ---- opening ------------------------------------------------------------------------ */
+
+static int choose_policy(struct py_spsc *self, const char *policy)
+{
+    static const char *const names[] = {"block", "drop_new", "error"};
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(policy, names[i]) == 0) {
+            self->policy = (enum policy)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "policy is 'block', 'drop_new' or 'error', not '%s'; to drop old messages use "
+                 "rings.broadcast", policy);
+    return -1;
+}
+
+static int choose_spin(struct spin *spin, double spin_us)
+{
+    if (!(spin_us == -1.0 || (spin_us >= 0 && spin_us <= 1e6))) {
+        PyErr_SetString(PyExc_ValueError, "spin_us is 0 (block), -1 (busy) or up to 1e6");
+        return -1;
+    }
+    spin->max_ns = spin_us < 0 ? SPIN_FOREVER : (uint64_t)(spin_us * 1e3);
+    return 0;
+}
+
+static int keep_fds(struct py_spsc *self, int notify_fd, int wait_fd)
+{
+    self->notify_fd = fcntl(notify_fd, F_DUPFD_CLOEXEC, 3);
+    self->wait_fd = fcntl(wait_fd, F_DUPFD_CLOEXEC, 3);
+    if (self->notify_fd >= 0 && self->wait_fd >= 0)
+        return 0;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+static int take_end(struct py_spsc *self)
+{
+    struct spsc_header *header = self->end.header;
+    const char *name = self->producer ? "producer" : "consumer";
+    self->mine = self->producer ? &header->producer : &header->consumer;
+    self->theirs = self->producer ? &header->consumer : &header->producer;
+    uint64_t self_word = owner_self();
+    uint64_t other = owner_take(self->mine, self_word);
+    if (other != 0) {
+        py_raise("BusyError", "the ring has a %s already: pid %u, alive; close that one first",
+                 name, (unsigned)owner_pid(other));
+        return -1;
+    }
+    self->self = self_word;
+    self->peer = UINT64_MAX;
+    bool possible = self->producer ? spsc_producer_attach(&self->end)
+                                   : spsc_consumer_attach(&self->end);
+    if (possible)
+        return 0;
+    py_raise("LayoutError", "the ring's two indices are further apart than it is long; it is "
+                            "damaged, create a new one");
+    return -1;
+}
+
+int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool producer)
+{
+    static char *names[] = {"buffer", "notify_fd", "wait_fd", "spin_us", "policy", NULL};
+    static char *fewer[] = {"buffer", "notify_fd", "wait_fd", "spin_us", NULL};
+    int notify_fd, wait_fd;
+    double spin_us = 0;
+    const char *policy = "block";
+    self->stops = STOP_CLOSED;
+    self->notify_fd = self->wait_fd = self->peer_pidfd = -1;
+    self->producer = producer;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, producer ? "w*ii|$ds" : "w*ii|$d",
+                                     producer ? names : fewer, &self->region, &notify_fd, &wait_fd,
+                                     &spin_us, &policy))
+        return -1;
+    if (!spsc_bind(&self->end, self->region.buf, (uint64_t)self->region.len)) {
+        py_raise("LayoutError", "this memory holds no SPSC ring, or its numbers do not fit %zd "
+                                "bytes; create one with rings.spsc.create()", self->region.len);
+        return -1;
+    }
+    if (choose_policy(self, policy) < 0 || choose_spin(&self->spin, spin_us) < 0 ||
+        keep_fds(self, notify_fd, wait_fd) < 0 || take_end(self) < 0)
+        return -1;
+    self->forks = py_fork_count();
+    self->stops = 0;
+    notify(self);
+    return 0;
+}
+
+/* ---- closing -------------------------------------------------------------------------- */
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* Return the end to the ring, wake the peer, let go of memory and descriptors. */
+static void give_back(struct py_spsc *self)
+{
+    self->stops |= STOP_CLOSED;
+    if (self->self != 0 && self->forks == py_fork_count()) {
+        owner_give_back(self->mine, self->self);
+        notify(self);
+    }
+    self->self = 0;
+    close_fd(&self->notify_fd);
+    close_fd(&self->wait_fd);
+    forget_peer(self);
+    if (self->region.obj != NULL)
+        PyBuffer_Release(&self->region);
+}
+
+/* A sleeper in another thread sees `closing` and gives the end back itself. */
+static void close_later(struct py_spsc *self)
+{
+    uint64_t one = 1;
+    self->stops |= STOP_CLOSING;
+    atomic_store(&self->closing, true);
+    ssize_t ignored = write(self->wait_fd, &one, sizeof one);
+    (void)ignored;
+}
+
+PyObject *spsc_close(PyObject *op, PyObject *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (self->stops & STOP_CLOSED)
+        return py_none();
+    if (self->stops & STOP_BUSY && self->forks == py_fork_count()) {
+        close_later(self);
+        return py_none();
+    }
+    if (self->view != NULL && spsc_view_abandon(self->view) < 0)
+        return NULL;
+    give_back(self);
+    return py_none();
+}
+
+void spsc_dealloc(PyObject *op)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    give_back(self);
+    Py_XDECREF(self->view_type);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(op);
+    Py_DECREF(type);
+}
+
+/* ---- facts ------------------------------------------------------------------------------ */
+
+PyObject *spsc_enter(PyObject *op, PyObject *ignored)
+{
+    if (((struct py_spsc *)op)->stops & STOP_CLOSED)
+        return spsc_refuse((struct py_spsc *)op), NULL;
+    Py_IncRef(op);
+    return op;
+}
+
+PyObject *spsc_fileno(PyObject *op, PyObject *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (self->stops & STOP_CLOSED)
+        return spsc_refuse(self), NULL;
+    return PyLong_FromLong(self->wait_fd);
+}
+
+static uint32_t depth(const struct py_spsc *self)
+{
+    const struct spsc_header *header = self->end.header;
+    uint32_t cons = load_acquire(&header->cons);
+    return load_acquire(&header->prod) - cons;
+}
+
+PyObject *spsc_statistics(PyObject *op, PyObject *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (self->stops & STOP_CLOSED)
+        return spsc_refuse(self), NULL;
+    struct spsc_header *header = self->end.header;
+    return Py_BuildValue(
+        "{s:K,s:K,s:K,s:K,s:K,s:I,s:I,s:I,s:I}", "messages", self->messages, "notified",
+        self->notified, "waited", self->waited, "lost",
+        (unsigned long long)atomic_load(&header->producer.lost), "high_water", self->high_water,
+        "depth", depth(self), "units", self->end.units, "generation",
+        load_relaxed(&self->mine->generation), "peer_pid",
+        (unsigned)owner_pid(atomic_load(&self->theirs->owner)));
+}
+
+static PyObject *get_closed(PyObject *op, void *ignored)
+{
+    const struct py_spsc *self = (struct py_spsc *)op;
+    return PyBool_FromLong(self->stops & STOP_CLOSED || self->forks != py_fork_count());
+}
+
+static PyObject *get_depth(PyObject *op, void *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (self->stops & STOP_CLOSED)
+        return spsc_refuse(self), NULL;
+    return PyLong_FromUnsignedLong(depth(self));
+}
+
+static PyObject *get_peer_pid(PyObject *op, void *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (self->stops & STOP_CLOSED)
+        return spsc_refuse(self), NULL;
+    return PyLong_FromUnsignedLong(owner_pid(atomic_load(&self->theirs->owner)));
+}
+
+static PyObject *get_max_size(PyObject *op, void *ignored)
+{
+    const struct py_spsc *self = (struct py_spsc *)op;
+    return PyLong_FromUnsignedLongLong(self->end.records ? spsc_longest(&self->end)
+                                                         : self->end.unit_size);
+}
+
+PyGetSetDef spsc_getset[] = {
+    {"closed", get_closed, NULL, "Whether this handle can no longer be used.", NULL},
+    {"depth", get_depth, NULL,
+     "Units in the ring: messages, or eight-byte units in a ring of records.", NULL},
+    {"peer_pid", get_peer_pid, NULL, "Pid of the other end's owner, 0 if it has none.", NULL},
+    {"max_size", get_max_size, NULL, "Bytes of the longest message.", NULL},
+    {NULL},
+};

@@ -1,0 +1,333 @@
+/* One producer, one consumer: messages through a ring in shared memory.
+ *
+ *          cons                     prod
+ *           |                        |
+ *   --------+------------------------+-------------->  index, in units
+ *     free  |  published, not taken  |  free
+ *
+ *   cons <= prod <= cons + units, all differences modulo 2^32
+ *
+ * A unit is a whole slot in a ring of fixed-size messages, and eight bytes in a
+ * ring of records, where a message is an eight-byte header {length, kind}, its
+ * bytes, and padding to the next unit.  A record never wraps: when it does not
+ * fit before the end of the array, a header of kind WRAP gives the rest away.
+ * No message takes more than half the ring, so an empty ring always has room.
+ *
+ * prod and cons lie on cache lines of their own, each end remembers what it last
+ * saw of the other's, and looks again only when that is not enough.  The event
+ * words lie on lines of their own too: they change when somebody goes to sleep,
+ * and are read at every publish.  An end never reads its own word back.
+ *
+ * Announce, look again, only then sleep, exactly as in xen.h: publish is a
+ * full-barrier store of the index and then a look at the peer's event word; the
+ * final check is a full-barrier store of the event word and then a look at the
+ * peer's index.  One of the two always sees the other.
+ *
+ * The peer belongs to the same trust domain, yet what it writes is bounded before
+ * use: an index that ran backwards or past the ring, or a length past what was
+ * published, makes the end broken and touches nothing outside the ring.
+ *
+ * Source: the cached peer index is Rigtorp's SPSCQueue; the event words are Xen's
+ * ring.h.  Offsets: docs/LAYOUT.md.
+ */
+#ifndef RINGS_SPSC_H
+#define RINGS_SPSC_H
+
+#include "core.h"
+#include "owner.h"
+
+enum spsc_mode { SPSC_FIXED = 0, SPSC_RECORDS = 1 };
+enum { SPSC_RECORD_UNIT = 8, SPSC_RECORD_HEADER = 8 };
+enum spsc_kind { SPSC_MESSAGE = 0, SPSC_WRAP = 1 };
+
+struct spsc_header {
+    uint8_t region[64];
+    uint32_t mode;
+    uint32_t units; /* a power of two */
+    uint32_t unit_size;
+    uint32_t start; /* index of the first message */
+    uint64_t data_offset;
+    uint64_t data_size;
+    uint64_t dtype; /* fingerprint of the messages' type, 0 if untyped */
+    uint8_t pad0[152];
+    shared_u32 prod; /* by the producer */
+    uint8_t pad1[124];
+    shared_u32 cons; /* by the consumer */
+    uint8_t pad2[124];
+    shared_u32 prod_event; /* by the consumer: tell me when prod passes this */
+    uint8_t pad3[124];
+    shared_u32 cons_event; /* by the producer: tell me when cons passes this */
+    uint8_t pad4[124];
+    struct owned_end producer;
+    uint8_t pad5[104];
+    struct owned_end consumer;
+    uint8_t pad6[104];
+};
+_Static_assert(offsetof(struct spsc_header, mode) == 64, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, units) == 68, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, unit_size) == 72, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, start) == 76, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, data_offset) == 80, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, data_size) == 88, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, dtype) == 96, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, prod) == 256, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, cons) == 384, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, prod_event) == 512, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, cons_event) == 640, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, producer) == 768, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, consumer) == 896, "LAYOUT.md");
+_Static_assert(sizeof(struct spsc_header) == 1024, "LAYOUT.md");
+
+/* One end, as its process sees it.  Nothing here is shared. */
+struct spsc_end {
+    struct spsc_header *header;
+    uint8_t *data;
+    uint32_t units;
+    uint32_t unit_size;
+    bool records;
+    bool broken;
+    uint32_t index; /* mine, as published */
+    uint32_t seen;  /* the peer's, when last looked at */
+};
+
+/* Bind an end to a region.  False if the header's numbers contradict its size. */
+static inline bool spsc_bind(struct spsc_end *end, void *base, uint64_t size)
+{
+    struct spsc_header *header = base;
+    if (size < sizeof *header || (uintptr_t)base % 8 != 0)
+        return false;
+    uint32_t mode = header->mode, units = header->units, unit_size = header->unit_size;
+    uint64_t offset = header->data_offset, data_size = header->data_size;
+    if (mode > SPSC_RECORDS || !is_power_of_two(units) || units > 1u << 31)
+        return false;
+    if (unit_size == 0 || (mode == SPSC_RECORDS && (unit_size != 8 || units < 4)))
+        return false;
+    if (offset < sizeof *header || offset % 8 || offset > size || data_size > size - offset)
+        return false;
+    if ((uint64_t)units * unit_size > data_size)
+        return false;
+    *end = (struct spsc_end){.header = header, .data = (uint8_t *)base + offset,
+                             .units = units, .unit_size = unit_size,
+                             .records = mode == SPSC_RECORDS};
+    return true;
+}
+
+/* The indices of a new ring; its creator does this once, before anyone attaches. */
+static inline void spsc_init(struct spsc_header *header)
+{
+    store_relaxed(&header->prod, header->start);
+    store_relaxed(&header->cons, header->start);
+    store_relaxed(&header->prod_event, header->start);
+    store_release(&header->cons_event, header->start);
+}
+
+static inline uint32_t spsc_offset(const struct spsc_end *end, uint32_t index)
+{
+    return index & (end->units - 1);
+}
+
+static inline uint8_t *spsc_unit(const struct spsc_end *end, uint32_t index)
+{
+    return end->data + (size_t)spsc_offset(end, index) * end->unit_size;
+}
+
+/* Units from this index to where the array ends. */
+static inline uint32_t spsc_run(const struct spsc_end *end, uint32_t index)
+{
+    return end->units - spsc_offset(end, index);
+}
+
+/* ---- the producer -------------------------------------------------------- */
+
+/* Begin where the last owner stopped.  False if the two indices are impossible. */
+static inline bool spsc_producer_attach(struct spsc_end *end)
+{
+    end->index = load_acquire(&end->header->prod);
+    end->seen = load_acquire(&end->header->cons);
+    end->broken = end->index - end->seen > end->units;
+    return !end->broken;
+}
+
+/* Free units, looking at the consumer again only if fewer than `want` are known. */
+static inline int64_t spsc_room(struct spsc_end *end, uint32_t want)
+{
+    uint32_t used = end->index - end->seen;
+    if (end->units - used >= want)
+        return end->units - used;
+    /* acquire: message-released. */
+    uint32_t cons = load_acquire(&end->header->cons);
+    if (end->index - cons > used) {
+        end->broken = true;
+        return -1;
+    }
+    end->seen = cons;
+    return end->units - (end->index - cons);
+}
+
+/* Make `count` filled units visible: true if the consumer asked to be told. */
+static inline bool spsc_publish(struct spsc_end *end, uint32_t count)
+{
+    uint32_t old = end->index, new = old + count;
+    end->index = new;
+    /* release: message-published; full barrier: message-announced. */
+    store_seq_cst(&end->header->prod, new);
+    return (uint32_t)(new - load_seq_cst(&end->header->prod_event)) < count;
+}
+
+/* Ask to be told when `want` units are free, and look once more: room or -1. */
+static inline int64_t spsc_await_room(struct spsc_end *end, uint32_t want)
+{
+    /* full barrier: room-awaited. */
+    store_seq_cst(&end->header->cons_event, end->index + want - end->units);
+    return spsc_room(end, want);
+}
+
+/* ---- the consumer -------------------------------------------------------- */
+
+static inline bool spsc_consumer_attach(struct spsc_end *end)
+{
+    end->index = load_acquire(&end->header->cons);
+    end->seen = load_acquire(&end->header->prod);
+    end->broken = end->seen - end->index > end->units;
+    return !end->broken;
+}
+
+/* Units ready, looking at the producer again only if fewer than `want` are known. */
+static inline int64_t spsc_ready(struct spsc_end *end, uint32_t want)
+{
+    uint32_t ready = end->seen - end->index;
+    if (ready >= want)
+        return ready;
+    /* acquire: message-published. */
+    uint32_t prod = load_acquire(&end->header->prod);
+    uint32_t now_ready = prod - end->index;
+    if (now_ready > end->units || now_ready < ready) {
+        end->broken = true;
+        return -1;
+    }
+    end->seen = prod;
+    return now_ready;
+}
+
+/* Give `count` taken units back: true if the producer asked to be told. */
+static inline bool spsc_release(struct spsc_end *end, uint32_t count)
+{
+    uint32_t old = end->index, new = old + count;
+    end->index = new;
+    /* release: message-released; full barrier: room-announced. */
+    store_seq_cst(&end->header->cons, new);
+    return (uint32_t)(new - load_seq_cst(&end->header->cons_event)) < count;
+}
+
+/* Ask to be told of the next message, and look once more: units ready or -1. */
+static inline int64_t spsc_await_message(struct spsc_end *end)
+{
+    /* full barrier: message-awaited. */
+    store_seq_cst(&end->header->prod_event, end->index + 1);
+    return spsc_ready(end, 1);
+}
+
+/* ---- fixed-size messages --------------------------------------------------- */
+
+/* Copy whole slots in at `index`, in one piece or two. */
+static inline void spsc_fill(struct spsc_end *end, uint32_t index, const uint8_t *from,
+                             uint32_t count)
+{
+    uint32_t run = spsc_run(end, index);
+    uint32_t first = count < run ? count : run;
+    size_t split = (size_t)first * end->unit_size;
+    memcpy(spsc_unit(end, index), from, split);
+    memcpy(end->data, from + split, (size_t)(count - first) * end->unit_size);
+}
+
+/* Copy whole slots out from `index`, in one piece or two. */
+static inline void spsc_copy(const struct spsc_end *end, uint32_t index, uint8_t *to,
+                             uint32_t count)
+{
+    uint32_t run = spsc_run(end, index);
+    uint32_t first = count < run ? count : run;
+    size_t split = (size_t)first * end->unit_size;
+    memcpy(to, spsc_unit(end, index), split);
+    memcpy(to + split, end->data, (size_t)(count - first) * end->unit_size);
+}
+
+/* ---- records ---------------------------------------------------------------- */
+
+struct spsc_record {
+    uint32_t length;
+    uint32_t kind;
+};
+_Static_assert(sizeof(struct spsc_record) == SPSC_RECORD_HEADER, "LAYOUT.md");
+
+/* The longest message a ring of records takes. */
+static inline uint64_t spsc_longest(const struct spsc_end *end)
+{
+    return (uint64_t)(end->units / 2 - 1) * SPSC_RECORD_UNIT;
+}
+
+static inline uint32_t spsc_record_units(uint64_t length)
+{
+    return 1 + (uint32_t)((length + SPSC_RECORD_UNIT - 1) / SPSC_RECORD_UNIT);
+}
+
+/* Units a message takes at `index`, the way to the end of the array included. */
+static inline uint32_t spsc_record_need(const struct spsc_end *end, uint32_t index,
+                                        uint64_t length)
+{
+    uint32_t units = spsc_record_units(length), run = spsc_run(end, index);
+    return units <= run ? units : run + units;
+}
+
+static inline void spsc_record_mark(struct spsc_end *end, uint32_t index, uint32_t length,
+                                    enum spsc_kind kind)
+{
+    struct spsc_record record = {.length = length, .kind = kind};
+    memcpy(spsc_unit(end, index), &record, sizeof record);
+}
+
+/* Where the bytes of a record go; its need has been checked against the room. */
+static inline uint8_t *spsc_record_claim(struct spsc_end *end, uint32_t index, uint32_t length)
+{
+    uint32_t run = spsc_run(end, index);
+    if (spsc_record_units(length) > run) {
+        spsc_record_mark(end, index, 0, SPSC_WRAP);
+        index += run;
+    }
+    spsc_record_mark(end, index, length, SPSC_MESSAGE);
+    return spsc_unit(end, index) + SPSC_RECORD_HEADER;
+}
+
+struct spsc_found {
+    const uint8_t *bytes;
+    uint32_t length;
+    uint32_t units; /* to release, a WRAP before it included */
+};
+
+/* The record at `index`, of `ready` units: false, and broken, if it cannot be one. */
+static inline bool spsc_record_find(struct spsc_end *end, uint32_t index, uint32_t ready,
+                                    struct spsc_found *found)
+{
+    struct spsc_record record;
+    uint32_t skipped = 0;
+    memcpy(&record, spsc_unit(end, index), sizeof record);
+    if (record.kind == SPSC_WRAP) {
+        skipped = spsc_run(end, index);
+        if (skipped >= ready)
+            goto broken;
+        memcpy(&record, spsc_unit(end, index + skipped), sizeof record);
+    }
+    if (record.kind != SPSC_MESSAGE || record.length > spsc_longest(end))
+        goto broken;
+    uint32_t units = spsc_record_units(record.length);
+    if (units > ready - skipped || units > spsc_run(end, index + skipped))
+        goto broken;
+    found->bytes = spsc_unit(end, index + skipped) + SPSC_RECORD_HEADER;
+    found->length = record.length;
+    found->units = skipped + units;
+    return true;
+broken:
+    end->broken = true;
+    return false;
+}
+
+#endif

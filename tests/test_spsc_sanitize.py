@@ -1,0 +1,154 @@
+"""The ring's C alone under sanitizers, and mutants of it that must be caught."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEADERS = ("broadcast.h", "core.h", "owner.h", "spsc.h", "wait.h")
+STARTS = (0, 2**31 - 2, 2**32 - 2)
+FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-g", "-pthread")
+TSAN = ("-O1", "-fno-builtin", "-fsanitize=thread")
+ASAN = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+#: A name, the header, the text and what it becomes: each breaks one ordering.
+MUTANTS = {
+    "publish": (
+        "core.h",
+        "(void)atomic_exchange_explicit(word, value, memory_order_seq_cst);",
+        "atomic_store_explicit(word, value, memory_order_relaxed);",
+    ),
+    "message-published": (
+        "spsc.h",
+        "prod = load_acquire(&end->header->prod)",
+        "prod = load_relaxed(&end->header->prod)",
+    ),
+    "message-released": (
+        "spsc.h",
+        "cons = load_acquire(&end->header->cons)",
+        "cons = load_relaxed(&end->header->cons)",
+    ),
+}
+
+#: These lose wake-ups or messages, whatever the memory order.
+BROKEN = {
+    "no-final-check": (
+        "spsc.h",
+        "end->index + 1);\n    return spsc_ready(end, 1);",
+        "end->index + 1);\n    return 0;",
+    ),
+    "window": (
+        "spsc.h",
+        "load_seq_cst(&end->header->prod_event)) < count",
+        "load_seq_cst(&end->header->prod_event)) == 0",
+    ),
+    "one-too-many": (
+        "spsc.h",
+        "if (end->units - used >= want)\n        return end->units - used;",
+        "if (end->units - used + 1 >= want)\n        return end->units - used + 1;",
+    ),
+    "no-wrap": (
+        "spsc.h",
+        "return units <= run ? units : run + units;",
+        "return units;",
+    ),
+}
+
+
+#: These deliver torn messages, or lose some that the producer had to wait for.
+TORN = {
+    "no-second-look": (
+        "broadcast.h",
+        "return atomic_load_explicit(&slot->seq, memory_order_relaxed) == 2 * number",
+        "return true || 2 * number",
+    ),
+    "nobody-waits": (
+        "broadcast.h",
+        "producer->limit = slowest + producer->ring.slots;",
+        "producer->limit = slowest + producer->ring.slots + 1;",
+    ),
+}
+
+
+def build(
+    directory: Path, sanitizer: tuple[str, ...], mutant=None, name="spsc_stress"
+) -> Path:
+    for header in HEADERS:
+        text = (ROOT / "rings/csrc" / header).read_text()
+        if mutant and mutant[0] == header:
+            assert mutant[1] in text, f"the mutant no longer applies: {mutant[1]}"
+            text = text.replace(mutant[1], mutant[2])
+        (directory / header).write_text(text)
+    program = directory / name
+    source = ROOT / f"tests/sanitize/{name}.c"
+    command = ["gcc", *FLAGS, *sanitizer, f"-I{directory}", source, "-o", program]
+    subprocess.run(command, check=True)
+    return program
+
+
+def run(program: Path, *, records: int, start: int, count: int, sleeps: int):
+    command = [program, str(records), str(start), str(count), str(sleeps)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90)
+
+
+@pytest.mark.parametrize("sanitizer", [TSAN, ASAN], ids=["tsan", "asan"])
+def test_clean(tmp_path, sanitizer):
+    program = build(tmp_path, sanitizer)
+    for start in STARTS:
+        for records in (0, 1):
+            for sleeps in (0, 1):
+                result = run(
+                    program, records=records, start=start, count=2000, sleeps=sleeps
+                )
+                assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_control_weak_orders_are_reported(tmp_path, name):
+    program = build(tmp_path, TSAN, MUTANTS[name])
+    results = [
+        run(program, records=records, start=0, count=5000, sleeps=0)
+        for records in (0, 1)
+    ]
+    assert any("data race" in result.stderr for result in results)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_control_broken_rings_are_noticed(tmp_path, name):
+    program = build(tmp_path, ("-O2",), BROKEN[name])
+    for _ in range(20):
+        for records in (0, 1):
+            result = run(program, records=records, start=7, count=50_000, sleeps=1)
+            if result.returncode != 0:
+                return
+    pytest.fail("the mutant passed")
+
+
+def spread(program: Path, policy: int, start: int, count: int):
+    command = [program, str(policy), str(start), str(count)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90)
+
+
+@pytest.mark.parametrize("sanitizer", [TSAN, ASAN], ids=["tsan", "asan"])
+def test_broadcast_clean(tmp_path, sanitizer):
+    program = build(tmp_path, sanitizer, name="broadcast_stress")
+    for start in STARTS:
+        for policy in (0, 1):
+            result = spread(program, policy, start, 3000)
+            assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_control_torn_broadcasts_are_noticed(tmp_path, name):
+    program = build(tmp_path, ("-O2",), TORN[name], name="broadcast_stress")
+    for _ in range(20):
+        for policy in (0, 1):
+            if spread(program, policy, 7, 300_000).returncode != 0:
+                return
+    pytest.fail("the mutant passed")
