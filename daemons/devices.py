@@ -11,8 +11,9 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from rings.codec import NAME
 from rings.errors import BusyError
-from rings.messages import NAME, DeviceFacts
+from rings.messages import DeviceFacts
 
 from .device import Device
 

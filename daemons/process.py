@@ -18,7 +18,7 @@ from rings.errors import BrokenError
 
 MODULE: Final = (sys.executable, "-m", "daemons")
 LOG_NAME: Final = "daemon.log"
-TAIL: Final = 2000
+LAST_WORDS: Final = 2000
 
 
 class Daemon:
@@ -66,7 +66,7 @@ class Daemon:
             self.kill()
             raise TimeoutError(
                 f"the daemon (pid {self.pid}) did not end {timeout:g} s after SIGTERM "
-                f"and was killed; its log:\n{self.log()[-TAIL:]}"
+                f"and was killed; its log:\n{self.log()[-LAST_WORDS:]}"
             ) from None
 
 
@@ -172,11 +172,11 @@ def _await(daemon: Daemon, ready: int, timeout: float) -> None:
         if time.monotonic() >= deadline:
             raise TimeoutError(
                 f"the daemon (pid {daemon.pid}) was not ready after {timeout:g} s; "
-                f"its log:\n{daemon.log()[-TAIL:]}"
+                f"its log:\n{daemon.log()[-LAST_WORDS:]}"
             )
     if not os.read(ready, 16):
         code = daemon.process.wait()
         raise BrokenError(
             f"the daemon ended with code {code} before it was ready; its log:\n"
-            f"{daemon.log()[-TAIL:]}"
+            f"{daemon.log()[-LAST_WORDS:]}"
         )

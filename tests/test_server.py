@@ -26,10 +26,10 @@ from daemons.limits import Limits
 from daemons.listener import Listener
 from daemons.log import Log
 from daemons.server import Server
+from rings.codec import MAX_PACKET, decode, encode
 from rings.errors import BrokenError, BusyError, RegionMemoryError
 from rings.layout import PAGE
 from rings.messages import (
-    MAX_PACKET,
     Closed,
     Closing,
     Connected,
@@ -40,8 +40,6 @@ from rings.messages import (
     Ready,
     Setup,
     Stat,
-    decode,
-    encode,
 )
 from rings.protocol import FEATURES
 from rings.rendezvous import devices as devices_of
