@@ -80,10 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     block.add_argument("--block-size", type=int, metavar="BYTES")
     echo = kinds.add_parser("echo", help="serve a device that answers at once")
     echo.add_argument("--name", default="echo0")
-    null = kinds.add_parser("null", help="serve a device that forgets and reads zeroes")
+    null = kinds.add_parser("null", help="serve a device that moves no data")
     null.add_argument("--name", default="null0")
     null.add_argument("--size", type=_natural, default=1 << 40, metavar="BYTES")
-    for kind in (block, echo, null):
+    python = kinds.add_parser("python", help="serve a Backend written in Python")
+    python.add_argument("--name", default="python0")
+    python.add_argument(
+        "--backend",
+        required=True,
+        metavar="MODULE:CLASS",
+        help="a subclass of daemons.Backend, to be made without arguments",
+    )
+    for kind in (block, echo, null, python):
         _add_common(kind)
     return parser
 
@@ -188,6 +196,8 @@ def _devices(options: argparse.Namespace) -> Iterator[Device]:
         yield devices.echo(options.name)
     elif options.kind == "null":
         yield devices.null(options.name, options.size)
+    elif options.kind == "python":
+        yield devices.python(options.name, devices.load_backend(options.backend))
     else:
         yield from _images(options)
 

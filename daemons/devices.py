@@ -5,20 +5,19 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import importlib
 import mmap
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rings.codec import NAME
 from rings.errors import BusyError
 from rings.messages import DeviceFacts
 
+from .backend import Backend
 from .device import Device
-
-if TYPE_CHECKING:
-    from .backend import Backend
 
 BLKGETSIZE64: Final = 0x80081272
 BLKSSZGET: Final = 0x1268
@@ -60,7 +59,10 @@ def echo(name: str = "echo0") -> Device:
 
 
 def null(name: str = "null0", size: int = 1 << 40) -> Device:
-    """Return a device that takes every write and reads zeroes."""
+    """Return a device that answers at once and moves no data, for measuring.
+
+    A read leaves the buffer as it was.
+    """
     return Device(check_name(name), "null", size=size, block_size=1)
 
 
@@ -73,6 +75,24 @@ def python(name: str, backend: Backend) -> Device:
         block_size=backend.block_size,
         backend=backend,
     )
+
+
+def load_backend(name: str) -> Backend:
+    """Import and make the backend called ``module:Class``.
+
+    Raises:
+        ValueError: There is none of that name, or it is no `Backend`.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise ValueError(f"--backend wants MODULE:CLASS, not {name!r}")
+    try:
+        made = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--backend {name}: {error}") from error
+    if not isinstance(made, Backend):
+        raise ValueError(f"--backend {name}: {type(made).__name__} is no Backend")
+    return made
 
 
 def open_block(

@@ -211,7 +211,7 @@ class Front:
     ) -> Self: ...
     def submit(
         self,
-        token: Answer,
+        holder: Answer,
         op: int,
         offset: int,
         length: int,
@@ -220,14 +220,14 @@ class Front:
         segment_offset: int,
         /,
     ) -> int | None: ...
-    def submit_request(self, token: Answer, request: Buffer, /) -> int | None: ...
+    def submit_request(self, holder: Answer, request: Buffer, /) -> int | None: ...
     def flush(self) -> None: ...
     def collect(self) -> list[Any]: ...
     def wait(self, answer: Answer, timeout: float | None, /) -> bool: ...
     def wait_credit(self, timeout: float | None, /) -> bool: ...
     def call(
         self,
-        token: object,
+        holder: object,
         op: int,
         offset: int,
         length: int,
@@ -239,7 +239,7 @@ class Front:
     ) -> int | None: ...
     def many(
         self,
-        token: object,
+        holder: object,
         op: int,
         offsets: Buffer,
         length: int,

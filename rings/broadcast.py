@@ -40,7 +40,7 @@ from .errors import BrokenError, ClosedError, LayoutError, ShutDown
 from .memory import Region
 
 if TYPE_CHECKING:
-    from multiprocessing.reduction import DupFd
+    from multiprocessing.resource_sharer import DupFd
 
     from typing_extensions import Buffer
 

@@ -45,7 +45,7 @@ from .errors import BusyError, ClosedError, LayoutError
 from .memory import Region
 
 if TYPE_CHECKING:
-    from multiprocessing.reduction import DupFd
+    from multiprocessing.resource_sharer import DupFd
 
 __all__ = [
     "Consumer",
