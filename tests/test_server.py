@@ -227,6 +227,28 @@ def test_broken_ring_ends_its_session_and_no_other(
     bad.close()
 
 
+def test_session_ends_once_however_many_reasons_it_has(
+    server: Server, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end, detach = threading.Event(), engine.detach
+
+    def slow(ring: int, *, drain: bool, timeout_s: float | None = None) -> None:
+        may_end.wait(PATIENCE_S)
+        detach(ring, drain=drain, timeout_s=timeout_s)
+
+    monkeypatch.setattr(engine, "detach", slow)
+    session = open_session(server.listener.path, "null0")
+    until(lambda: engine.rings)
+    assert engine.on_broken is not None
+    for reason in ("first", "second", "third"):
+        engine.on_broken(1, reason)
+    session.close()
+    may_end.set()
+    until(lambda: not server._clients)
+    assert engine.detached == [(1, False)]
+    assert not server.stuck
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
