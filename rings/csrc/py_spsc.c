@@ -686,8 +686,8 @@ static PyObject *new_consumer(PyTypeObject *type, PyObject *args, PyObject *kwar
     {"statistics", spsc_statistics, METH_NOARGS, \
      "statistics()\n--\n\nCounters of this handle and of the ring, as a dict."}, \
     FAST("wait_peer", spsc_wait_peer, \
-         "wait_peer(timeout=None)\n--\n\nWait until a live process holds the other end;\n" \
-         "its pid.  So a survivor waits for a successor."), \
+         "wait_peer(timeout=None)\n--\n\nWait until a live process holds the other end,\n" \
+         "or has left messages: its pid.  So a survivor waits for a successor."), \
     {"__enter__", spsc_enter, METH_NOARGS, NULL}, \
     {"__exit__", leave, METH_VARARGS, NULL}, {NULL}
 

@@ -239,7 +239,9 @@ PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         return NULL;
     for (;;) {
         check_peer(self);
-        if (self->peer_state == PEER_ALIVE)
+        /* One that came and went may have left messages. */
+        bool left = !self->producer && spsc_ready(&self->end, 1) != 0;
+        if (self->peer_state == PEER_ALIVE || left)
             return PyLong_FromUnsignedLong(owner_pid(self->peer));
         if (now_ns() >= deadline_ns)
             return spsc_raise_timeout(self), NULL;
