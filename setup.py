@@ -14,9 +14,9 @@ core = Extension(
     depends=sorted(glob("rings/csrc/*.h")),
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     extra_compile_args=[
-        "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
+        "-std=gnu11", "-O2", "-g", "-fvisibility=hidden",
+        "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
         "-Wno-missing-field-initializers", "-Wno-cast-function-type",
-        "-fvisibility=hidden",
     ],
     py_limited_api=True,
 )  # fmt: skip

@@ -12,7 +12,6 @@ strict.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import queue
@@ -23,44 +22,16 @@ from typing import Any, TypeVar
 
 from rings.errors import BusyError, ClosedError
 
+from . import wire
 from ._engine import ffi, lib
-from .device import Device, RingSpec
+from .device import RingSpec
 from .service import Service
 
 log = logging.getLogger("rings.daemon")
 
 T = TypeVar("T")
 
-KINDS = {"uring": 0, "threads": 1, "mock": 2}
-DEVICE_KINDS = {
-    "block": lib.DEVICE_FILE,
-    "null": lib.DEVICE_NULL,
-    "echo": lib.DEVICE_ECHO,
-    "python": lib.DEVICE_BACKEND,
-}
 MAX_EVENTS = 256
-RING_STATS = (
-    "requests", "responses", "errors", "bytes_read", "bytes_written", "batches",
-    "notifications_sent", "notifications_held_off", "wakes", "spurious_wakes",
-    "in_flight", "in_flight_peak", "fixed_buffer",
-)  # fmt: skip
-ENGINE_STATS = ("enters", "turns", "sleeps", "credit", "credit_used")
-
-
-def errno_name(code: int) -> str:
-    """Name an errno: 1 gives ``EPERM``."""
-    return errno.errorcode.get(code, str(code))
-
-
-def _new(kind: str, spin_us: int, entries: int, credit: int, seed: int) -> Any:
-    """Make one engine, or raise OSError whose text names the step that failed."""
-    error, where = ffi.new("int *"), ffi.new("char const **")
-    spin_ns = max(0, spin_us) * 1000
-    handle = lib.engine_new(KINDS[kind], spin_ns, entries, credit, seed, error, where)
-    if handle == ffi.NULL:
-        step = ffi.string(where[0]).decode()
-        raise OSError(-error[0], f"{step}: {errno_name(-error[0])}")
-    return handle
 
 
 class Engine:
@@ -72,6 +43,12 @@ class Engine:
         entries: Submission entries of the kernel's ring.
         credit: Completions there is room for: each ring takes ``2 * slots + 2``.
         seed: Of the mock engine's order.
+
+    Attributes:
+        name: Of the kind in use.
+        why: Why it is not io_uring, after a fall-back: the step and the errno.
+        on_broken: Called with a ring's number and the reason, on the engine's
+            thread, when its frontend has broken the protocol.
 
     Raises:
         ValueError: There is no such kind.
@@ -88,18 +65,19 @@ class Engine:
         credit: int = 32768,
         seed: int = 0,
     ) -> None:
-        if kind not in (*KINDS, "auto"):
-            raise ValueError(f"engine must be auto or one of {list(KINDS)}, not {kind!r}")
+        if kind not in (*wire.KINDS, "auto"):
+            kinds = ", ".join(wire.KINDS)
+            raise ValueError(f"engine must be auto, {kinds}; not {kind!r}")
         self.why = ""
         self.on_broken: Callable[[int, str], None] | None = None
         try:
             first = "uring" if kind == "auto" else kind
-            self._engine = _new(first, spin_us, entries, credit, seed)
+            self._engine = wire.new_engine(first, spin_us, entries, credit, seed)
         except OSError as error:
             if kind != "auto":
                 raise
-            self.why = error.strerror
-            self._engine = _new("threads", spin_us, entries, credit, seed)
+            self.why = str(error.strerror)
+            self._engine = wire.new_engine("threads", spin_us, entries, credit, seed)
         self.name = ffi.string(lib.engine_name(self._engine)).decode()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._rings: dict[int, RingSpec] = {}
@@ -170,32 +148,39 @@ class Engine:
         lib.engine_wake(self._engine)
         return future.result()
 
-    # -- rings ------------------------------------------------------------------
+    # -- rings ----------------------------------------------------------------
 
     def attach(self, spec: RingSpec) -> int:
         """Begin to serve a ring.
 
         Returns:
-            The ring's number.
+            The ring's number, which no other ring ever gets.
 
         Raises:
             BusyError: The engine has no credit left for this many slots.
             OSError: The ring cannot be registered.
         """
-        return self._call(lambda: self._attach(spec))
+        service = None
+        if spec.device.backend is not None:
+            service = Service(self._answer, spec)
+        try:
+            return self._call(lambda: self._attach(spec, service))
+        except BaseException:
+            if service is not None:
+                service.stop()
+            raise
 
-    def _attach(self, spec: RingSpec) -> int:
+    def _attach(self, spec: RingSpec, service: Service | None) -> int:
         memory = ffi.from_buffer("char[]", spec.region.buffer, require_writable=True)
-        wire, device = _ring_struct(spec, memory), _device_struct(spec.device)
-        ring: int = lib.engine_attach(self._engine, wire, device)
+        ring = wire.attach(self._engine, spec, memory)
         if ring < 0:
             ffi.release(memory)
-            _raise_attach(-ring, spec)
+            raise wire.attach_error(-ring, spec)
         self._rings[ring] = spec
         self._memory[ring] = memory
         self._detached[ring] = Future()
-        if spec.device.backend is not None:
-            self._services[ring] = Service(self._answer, ring, spec)
+        if service is not None:
+            self._services[ring] = service
         return ring
 
     def detach(self, ring: int, *, drain: bool, timeout_s: float | None = None) -> None:
@@ -205,6 +190,10 @@ class Engine:
             ring: What `attach` returned.
             drain: Answer what the frontend has published, first.
             timeout_s: Drain for at most this long, then cancel what is left.
+
+        Raises:
+            BusyError: The device's backend, in Python, does not come back; the
+                region must stay mapped.
         """
         future = self._detached.get(ring)
         if future is None:
@@ -215,8 +204,12 @@ class Engine:
         except TimeoutError:
             self._call(lambda: lib.engine_detach(self._engine, ring, False))
             future.result()
+        self._detached.pop(ring, None)
+        service = self._services.pop(ring, None)
+        if service is not None and not service.stop():
+            raise BusyError(f"the backend of ring {ring} does not return from serve()")
 
-    # -- events, on the engine's thread -------------------------------------------
+    # -- events, on the engine's thread ---------------------------------------
 
     def _dispatch(self, event: Any) -> None:
         ring = int(event.ring)
@@ -233,76 +226,28 @@ class Engine:
             self.on_broken(ring, reason)
 
     def _forget(self, ring: int) -> None:
-        service = self._services.pop(ring, None)
-        if service is not None:
-            service.stop()
         ffi.release(self._memory.pop(ring))
         del self._rings[ring]
-        self._detached.pop(ring).set_result(None)
+        self._detached[ring].set_result(None)
 
     def _take(self, ring: int) -> None:
-        slots = self._rings[ring].geometry.slots
-        requests = ffi.new("struct backend_request[]", slots)
-        count = lib.engine_take(self._engine, ring, requests, slots)
-        if count:
-            self._services[ring].serve([_request(requests[i]) for i in range(count)])
+        requests = wire.take(self._engine, ring, self._rings[ring].geometry.slots)
+        if requests:
+            self._services[ring].serve(ring, requests)
 
     def _answer(self, ring: int, index: int, generation: int, result: int) -> None:
         lib.engine_complete(self._engine, ring, index, generation, result)
 
-    # -- statistics -----------------------------------------------------------------
+    # -- statistics -----------------------------------------------------------
 
     def ring_statistics(self, ring: int) -> dict[str, int]:
         """Counters of one ring since it was attached; empty if it is gone."""
-        out = ffi.new("struct engine_ring_stats *")
-        if lib.engine_ring_stats(self._engine, ring, out) < 0:
-            return {}
-        return {name: int(getattr(out, name)) for name in RING_STATS}
+        return wire.ring_statistics(self._engine, ring)
 
     def statistics(self) -> dict[str, object]:
         """Counters of the engine, and of each ring under ``rings``."""
-        out = ffi.new("struct engine_stats *")
-        lib.engine_stats(self._engine, out)
         total: dict[str, object] = {"engine": self.name, "why": self.why}
-        total.update({name: int(getattr(out, name)) for name in ENGINE_STATS})
-        total["rings"] = {ring: self.ring_statistics(ring) for ring in list(self._rings)}
+        total.update(wire.engine_statistics(self._engine))
+        rings = list(self._rings)
+        total["rings"] = {ring: self.ring_statistics(ring) for ring in rings}
         return total
-
-
-def _ring_struct(spec: RingSpec, memory: Any) -> Any:
-    fields = spec.geometry._asdict()
-    wire = ffi.new("struct engine_ring_spec *")
-    wire.memory = memory
-    for name, value in fields.items():
-        setattr(wire, name, value)
-    wire.wait_fd, wire.notify_fd = spec.wait_fd, spec.notify_fd
-    return wire
-
-
-def _device_struct(device: Device) -> Any:
-    wire = ffi.new("struct engine_device *")
-    wire.kind, wire.fd = DEVICE_KINDS[device.kind], device.fd
-    wire.size, wire.block_size = device.size, device.block_size
-    wire.read_only = device.read_only
-    return wire
-
-
-def _raise_attach(code: int, spec: RingSpec) -> None:
-    if code == errno.ENOBUFS:
-        raise BusyError(
-            f"no credit left for a ring of {spec.geometry.slots} slots: close other "
-            "connections, ask for fewer slots, or start the daemon with more --credit"
-        )
-    raise OSError(code, f"cannot attach the ring: {errno_name(code)}")
-
-
-def _request(wire: Any) -> tuple[int, int, int, int, int, int, tuple[tuple[int, int], ...]]:
-    """(id, index, generation, op, offset, length, ((offset, length) in region, ...))."""
-    segments = tuple(
-        (int(wire.segments[i].offset), int(wire.segments[i].length))
-        for i in range(wire.nr_segments)
-    )
-    return (
-        int(wire.id), int(wire.index), int(wire.generation),
-        int(wire.op), int(wire.offset), int(wire.length), segments,
-    )  # fmt: skip

@@ -37,9 +37,11 @@ from . import layout
 from ._core import BroadcastConsumer, BroadcastProducer
 from .channel import EventChannel, Wait, deadline_of, parse
 from .errors import BrokenError, ClosedError, LayoutError, ShutDown
-from .memory import Courier, Region
+from .memory import Region
 
 if TYPE_CHECKING:
+    from multiprocessing.resource_sharer import DupFd
+
     from typing_extensions import Buffer
 
 __all__ = ["Consumer", "Handle", "Producer", "Ring", "attach", "create"]
@@ -146,7 +148,7 @@ class Ring:
         return _rebuild, (self.region, fds)
 
 
-def _rebuild(region: Region, couriers: list[Courier]) -> Ring:
+def _rebuild(region: Region, couriers: list[DupFd]) -> Ring:
     space_fd, *event_fds = [courier.detach() for courier in couriers]
     return Ring(region, space_fd, tuple(event_fds))
 

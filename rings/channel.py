@@ -24,9 +24,12 @@ import os
 import select
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import BrokenError, ClosedError
+
+if TYPE_CHECKING:
+    from multiprocessing.resource_sharer import DupFd
 
 SLICE_S: Final = 1.0
 MISSES: Final = 4
@@ -206,7 +209,7 @@ class EventChannel:
                     self._misses = 0
                     return True
             if strategy == BUSY and self._poll(0, events=False):
-                return look() or self._hung_up()
+                return found_or_gone(look)
             if time.monotonic() >= limit:
                 break
         self._missed()
@@ -224,9 +227,7 @@ class EventChannel:
         found = self._poll(left * 1000)
         if self._wait_fd in found and look != self.clear:
             self.clear()
-        if look():
-            return True
-        return self.hangup_fd in found and self._hung_up()
+        return found_or_gone(look) if self.hangup_fd in found else look()
 
     def _poll(self, timeout_ms: float, *, events: bool = True) -> set[int]:
         """Return which of our descriptors have something to say."""
@@ -236,12 +237,6 @@ class EventChannel:
         if self.hangup_fd >= 0:
             poll.register(self.hangup_fd, select.POLLIN | select.POLLRDHUP)
         return {fd for fd, _ in poll.poll(timeout_ms)}
-
-    def _hung_up(self) -> bool:
-        raise BrokenError(
-            "the peer is gone (its connection hung up): connect again; what was in"
-            " flight is in doubt"
-        )
 
     def close(self) -> None:
         """Close both descriptors; again is harmless."""
@@ -259,6 +254,27 @@ class EventChannel:
     def __del__(self) -> None:
         if getattr(self, "_wait_fd", -1) >= 0:
             self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., EventChannel], tuple[object, ...]]:
+        """Travel to another process, without ``hangup_fd``: set it there."""
+        from multiprocessing.reduction import DupFd
+
+        return rejoin, (DupFd(self.notify_fd), DupFd(self.fileno()))
+
+
+def rejoin(notify: DupFd, wait: DupFd) -> EventChannel:
+    """Make a channel of descriptors that came by pickle."""
+    return EventChannel(notify.detach(), wait.detach())
+
+
+def found_or_gone(look: Look) -> bool:
+    """Return True if there is something left to find, or else raise BrokenError."""
+    if look():
+        return True
+    raise BrokenError(
+        "the peer is gone (its connection hung up): connect again; what was in"
+        " flight is in doubt"
+    )
 
 
 def deadline_of(timeout: float | None) -> float:

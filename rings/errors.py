@@ -49,5 +49,5 @@ class RegionMemoryError(RingError, MemoryError):
     """Shared memory could not be reserved; the message names what to raise."""
 
 
-class ShutDown(RingError):  # noqa: N818 - the name `queue` uses
+class ShutDown(RingError):
     """The queue or ring was shut down: no more messages will come."""

@@ -187,6 +187,10 @@ class GrantTable:
                 f"region of {region.size} bytes, geometry of {geometry.size}: use the"
                 " geometry that the region was made with"
             )
+        if not region.writable:
+            raise LocalProtocolError(
+                "this region was attached for reading: grants are its frontend's"
+            )
         self.lock = RLock()
         self.region = region
         self._geometry = geometry
@@ -216,6 +220,7 @@ class GrantTable:
         """
         self._check(offset, length, rights)
         with self.lock:
+            self.region.fileno()
             gref = self._take_entry()
             generation = next_generation(self._generations[gref])
             grant = Grant(self, gref, generation, offset, length, rights, owner)

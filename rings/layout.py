@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 PAGE: Final = 4096
 U32: Final = 0xFFFF_FFFF
 
-# -- region header: the first page of every region ---------------------------
+# -- region header: the first page of every region ----------------------------
 
 MAGIC: Final = 0x4D454D53474E4952  # b"RINGSMEM" as a little-endian u64
 VERSION: Final = 1
@@ -35,7 +35,7 @@ KIND_SPSC: Final = 2
 KIND_MPMC: Final = 3
 KIND_BROADCAST: Final = 4
 
-# -- parameters of a split connection (KIND_SPLIT) ---------------------------
+# -- parameters of a split connection (KIND_SPLIT) ----------------------------
 
 SPLIT_RING_LAYOUT: Final = 64  # u32, XEN or PADDED
 SPLIT_SLOTS: Final = 68  # u32
@@ -48,6 +48,42 @@ SPLIT_GRANTS: Final = 104  # u32, entries in the grant table
 SPLIT_START: Final = 108  # u32, index of the first request
 SPLIT_DATA_OFFSET: Final = 112  # u64
 SPLIT_DATA_SIZE: Final = 120  # u64
+
+# -- MPMC rings (KIND_MPMC) ---------------------------------------------------
+
+MPMC_SLOTS: Final = 64  # u32
+MPMC_SLOT_SIZE: Final = 68  # u32, bytes of a message at most
+MPMC_START: Final = 72  # u64, index of the first message
+
+MPMC_HEADER_OFFSET: Final = PAGE
+MPMC_PROD: Final = 4096  # u64, index; this and the next two are the putters' side
+MPMC_PUT_SLEEPS: Final = 4224  # u64, announcements of sleepers for room
+MPMC_CONS: Final = 4352  # u64, index
+MPMC_GET_SLEEPS: Final = 4480  # u64, announcements of sleepers for a message
+MPMC_SHUT: Final = 4488  # u32, MPMC_SHUT_*
+MPMC_OWNERS_OFFSET: Final = 5120
+MPMC_OWNERS: Final = 256
+MPMC_SLOTS_OFFSET: Final = 9 * PAGE
+
+MPMC_SHUT_PUTS: Final = 1
+MPMC_SHUT_GETS: Final = 2
+
+MPMC_OWNER_SIZE: Final = 64
+MPMC_OWNER_WORD: Final = 0  # u64 {state:4, generation:19, deaths:19, pid:22}
+MPMC_OWNER_START_TIME: Final = 8  # u64, clock ticks since boot
+MPMC_OWNER_PID_SPACE: Final = 16  # u64, {pid namespace:32, time namespace:32}
+MPMC_OWNER_PUT: Final = 24  # u64, messages
+MPMC_OWNER_GOT: Final = 32  # u64, messages
+MPMC_OWNER_TOMBSTONES: Final = 40  # u64 {index + 1 of the last:40, count:24}
+MPMC_OWNER_IN_DOUBT: Final = 48  # u64 {index + 1 of the last:40, count:24}
+
+MPMC_SLOT_HEADER: Final = 16
+MPMC_SLOT_WORD: Final = 0  # u64 {state:4, owner:12, seq:48}
+MPMC_SLOT_LENGTH: Final = 8  # u32, bytes of the message
+MPMC_SLOT_DATA: Final = 16
+MPMC_SLOT_UNIT: Final = 64  # slots lie at multiples of this
+MPMC_MAX_SLOTS: Final = 1 << 20
+MPMC_MAX_SLOT_SIZE: Final = 1 << 24
 
 # -- ring headers -------------------------------------------------------------
 
@@ -71,7 +107,7 @@ RING_WORDS: Final = {XEN: XEN_WORDS, PADDED: PADDED_WORDS}
 MAX_SLOTS: Final = 1 << 16
 MAX_SLOT_SIZE: Final = 4096
 
-# -- grant table entry ---------------------------------------------------------
+# -- grant table entry --------------------------------------------------------
 
 GRANT_SIZE: Final = 32
 GRANT_OFFSET: Final = 0  # u64, from the region's first byte
@@ -83,7 +119,7 @@ GRANT_RESERVED: Final = 24  # u64, zero
 RIGHT_DEVICE_READS: Final = 1  # the device may read it (a write request's data)
 RIGHT_DEVICE_WRITES: Final = 2  # the device may write it (a read request's buffer)
 
-# -- protocols in the slots of a split ring -------------------------------------
+# -- protocols in the slots of a split ring -----------------------------------
 
 PROTOCOL_IO: Final = 1
 PROTOCOL_BLKIF: Final = 2  # Xen blkif, x86_64 ABI

@@ -24,7 +24,16 @@ from .errors import (
     RemoteProtocolError,
     RingError,
 )
-from .messages import MAX_PACKET, Error, Message, Ready, decode, encode, plain_text
+from .messages import (
+    MAX_PACKET,
+    Closing,
+    Error,
+    Message,
+    Ready,
+    decode,
+    encode,
+    plain_text,
+)
 from .peer import Peer, close_all
 from .states import Role, Side
 
@@ -172,8 +181,8 @@ class Link:
         """Tell the daemon why this end gives up, if it is the daemon's doing."""
         if isinstance(error, RingError) and self.side.may_send(Error):
             with suppress(OSError, RingError):
-                message = encode(Error("protocol", plain_text(str(error))))
-                self.socket.send(message, socket.MSG_DONTWAIT)
+                self.socket.setblocking(False)
+                self.socket.send(encode(Error("protocol", plain_text(str(error)))))
 
     def poll(self) -> Message | None:
         """Return the next message if one is there, without waiting.
@@ -181,8 +190,9 @@ class Link:
         Raises:
             BrokenError: The daemon is gone.
         """
+        self.socket.setblocking(False)
         try:
-            packet = self.socket.recv(MAX_PACKET + 1, socket.MSG_DONTWAIT)
+            packet = self.socket.recv(MAX_PACKET + 1)
         except BlockingIOError:
             return None
         except OSError:
@@ -274,6 +284,8 @@ class Link:
         message = self._take(packet)
         if isinstance(message, Error):
             self._raise(message)
+        if isinstance(message, Closing):
+            raise BrokenError(f"the daemon on {self.address} is shutting down")
         if not isinstance(message, kind):
             raise RemoteProtocolError(
                 f"{type(message).__name__} came where {kind.__name__} was due"
@@ -287,9 +299,10 @@ class Link:
 
     def _last_words(self) -> NoReturn:
         """Say why the daemon dropped us, if it told before it did."""
+        self.socket.setblocking(False)
         for _ in range(2):
             try:
-                packet = self.socket.recv(MAX_PACKET + 1, socket.MSG_DONTWAIT)
+                packet = self.socket.recv(MAX_PACKET + 1)
             except OSError:
                 continue
             message = decode(packet) if packet else None

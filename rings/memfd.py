@@ -28,15 +28,22 @@ import os
 import sys
 from typing import Final
 
-from .errors import LayoutError, LocalProtocolError
+from .errors import LayoutError, LocalProtocolError, RegionMemoryError
 
 F_SEAL_FUTURE_WRITE: Final = 0x10
 MFD_NOEXEC_SEAL: Final = 0x08
+NAME_MAX: Final = 249
 FIXED_SIZE: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 def memory_file(name: str) -> int:
-    """Return a new, empty memfd that may be sealed and cannot be executed."""
+    """Return a new, empty memfd that may be sealed and cannot be executed.
+
+    Raises:
+        ValueError: The name is too long for the kernel.
+    """
+    if len(os.fsencode(name)) > NAME_MAX:
+        raise ValueError(f"name must be at most {NAME_MAX} bytes long, not {name!r}")
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         return os.memfd_create(name, flags | MFD_NOEXEC_SEAL)
@@ -76,12 +83,20 @@ def map_shared(fd: int, size: int, writable: bool) -> mmap.mmap:
         if sys.version_info >= (3, 13):
             return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, trackfd=False)
         return mmap.mmap(fd, size, mmap.MAP_SHARED, prot)
-    except PermissionError as error:
-        raise PermissionError(
-            error.errno,
-            "this descriptor only lets the region be read:"
-            " use Region.attach(fd, writable=False)",
-        ) from None
+    except OSError as error:
+        raise unmapped(size, error) from None
+
+
+def unmapped(size: int, error: OSError) -> Exception:
+    """Say what the kernel's refusal to map ``size`` bytes means."""
+    if error.errno == errno.ENOMEM:
+        return RegionMemoryError(
+            f"cannot map {size} bytes: ask for less, or raise RLIMIT_AS (ulimit -v)"
+        )
+    if isinstance(error, PermissionError):
+        hint = "this region may only be read: use Region.attach(fd, writable=False)"
+        return PermissionError(error.errno, hint)
+    return error
 
 
 def check_seals(fd: int) -> None:

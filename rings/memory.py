@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from . import layout
 from ._core import View
@@ -32,6 +32,9 @@ from .memfd import (
     seal,
 )
 from .reserve import reserve
+
+if TYPE_CHECKING:
+    from multiprocessing.resource_sharer import DupFd
 
 
 class Region:
@@ -237,15 +240,8 @@ class Region:
         return reattach, (DupFd(self.fd), self.size, self.kind, writable, self._sealed)
 
 
-class Courier(Protocol):
-    """What `multiprocessing` sends in place of a descriptor."""
-
-    def detach(self) -> int:
-        """Return the descriptor, which is the caller's now."""
-
-
 def reattach(
-    handle: Courier, size: int, kind: int, writable: bool, sealed: bool
+    handle: DupFd, size: int, kind: int, writable: bool, sealed: bool
 ) -> Region:
     """Attach a region that came by pickle, and let go of the courier's fd."""
     fd = handle.detach()

@@ -148,12 +148,24 @@ def check_dead(path: str, header: Header) -> None:
         raise LayoutError(
             f"shared memory {path} exists and is no region: choose another name"
         )
-    started = process_start(header.creator_pid) if header.magic else 0
-    if started and started == header.creator_start:
+    if header.magic and is_alive(header):
         raise BusyError(
             f"region {path} belongs to process {header.creator_pid}, which is alive:"
             " attach to it, or choose another name"
         )
+
+
+def is_alive(header: Header) -> bool:
+    """Return whether a region's creator still runs; by its pid alone without /proc."""
+    if header.creator_start and process_start(os.getpid()):
+        return process_start(header.creator_pid) == header.creator_start
+    try:
+        os.kill(header.creator_pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def unfinished(path: str, fd: int) -> Exception:

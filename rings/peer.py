@@ -33,9 +33,7 @@ class Peer(NamedTuple):
     @classmethod
     def of(cls, sock: socket.socket) -> Peer:
         """Return who is connected to `sock` (SO_PEERCRED)."""
-        data = sock.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-        )
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, uid, gid = _CREDENTIALS.unpack(data)
         return cls(pid, uid, gid, start_time(pid))
 

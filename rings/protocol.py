@@ -168,10 +168,8 @@ def same_geometry(mine: Geometry, theirs: Mapping[str, int], whose: str) -> None
     wanted = mine._asdict()
     if wanted == theirs:
         return
-    names = sorted(
-        {*wanted, *theirs}, key=lambda name: (wanted.get(name) == theirs.get(name), name)
-    )
-    name = names[0]
+    names = sorted({*wanted, *theirs})
+    name = next(name for name in names if wanted.get(name) != theirs.get(name))
     raise LayoutError(
         f"{whose} has {name}={theirs.get(name)}, this end has {wanted.get(name)}; "
         "install the same release of rings on both ends"

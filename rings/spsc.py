@@ -40,14 +40,17 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import layout
 from ._core import SpscConsumer as Consumer
 from ._core import SpscProducer as Producer
 from .channel import parse
 from .errors import ClosedError
-from .memory import Courier, Region
+from .memory import Region
+
+if TYPE_CHECKING:
+    from multiprocessing.resource_sharer import DupFd
 
 __all__ = ["Consumer", "Handle", "Producer", "Ring", "attach", "create"]
 
@@ -172,7 +175,7 @@ class Ring:
         return _rebuild, (self.region, DupFd(handle.data_fd), DupFd(handle.space_fd))
 
 
-def _rebuild(region: Region, data: Courier, space: Courier) -> Ring:
+def _rebuild(region: Region, data: DupFd, space: DupFd) -> Ring:
     return Ring(region, data.detach(), space.detach())
 
 

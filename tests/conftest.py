@@ -140,6 +140,12 @@ def left_over(before: set[str], *places: Path) -> list[str]:
     return sorted(now - before)
 
 
+@pytest.fixture
+def inventory() -> Callable[..., list[str]]:
+    """Return what looks for what is left over."""
+    return left_over
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing(
     request: pytest.FixtureRequest, run_directory: Path
@@ -150,11 +156,10 @@ def leaves_nothing(
         places.append(request.getfixturevalue("tmp_path"))
     before = set(left_over(set(), *places))
     yield
-    gc.collect()
     stop_courtesies()
     give_up = time.monotonic() + GRACE_S
     while (left := left_over(before, *places)) and time.monotonic() < give_up:
-        time.sleep(0.02)
-        gc.collect()
+        gc.collect()  # costly beside a test of a millisecond: only when in need
         multiprocessing.active_children()
+        time.sleep(0.01)
     assert not left, "the test left behind: " + ", ".join(left)

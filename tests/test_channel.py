@@ -178,6 +178,25 @@ def test_what_is_ready_comes_before_the_hang_up(ends, strategy):
     os.close(reader)
 
 
+@by_strategy
+def test_a_last_message_before_the_hang_up_is_found(ends, strategy):
+    reader, writer = os.pipe()
+    ends[0].hangup_fd = reader
+    published = []
+    poll = EventChannel._poll
+
+    def publish_and_die(*args, **options):
+        published.append("between our last look and the hang-up")
+        if len(published) == 1:
+            os.close(writer)
+        return poll(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventChannel, "_poll", publish_and_die)
+        assert ends[0].wait(HANG_S, ready=lambda: bool(published), strategy=strategy)
+    os.close(reader)
+
+
 def test_a_useless_spin_is_given_up_for_a_while(ends, monkeypatch):
     here = ends[0]
     spins = []
@@ -242,6 +261,35 @@ def test_descriptors_are_not_inherited_by_exec(ends):
         assert not os.get_inheritable(end.fileno())
         assert not os.get_inheritable(end.notify_fd)
 
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_channel_travels_through_multiprocessing(method, tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    child = subprocess.run(
+        [sys.executable, str(script), method],
+        capture_output=True, text=True, timeout=HANG_S,
+    )  # fmt: skip
+    assert (child.stdout, child.stderr) == ("answered\n", "")
+
+
+PARENT = """
+import multiprocessing, sys
+from rings.channel import EventChannel
+
+def answer(end):
+    assert end.wait(30)
+    end.notify()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    here, there = EventChannel.pair()
+    child = context.Process(target=answer, args=(there,))
+    child.start()
+    here.notify()
+    print("answered" if here.wait(30) else "silence")
+    child.join()
+"""
 
 INTERRUPTED = """
 import sys

@@ -202,6 +202,39 @@ def test_many_creators_of_one_stale_name_agree_on_one(name):
     assert answers.count("busy\n") == 3
 
 
+def test_a_name_lost_before_its_lock_is_made_again(name, monkeypatch):
+    opened, lost = named.opened, []
+
+    def lose_the_first(path, flags):
+        fd = opened(path, flags)
+        if not lost:
+            lost.append(path)
+            named.reclaim(path)
+        return fd
+
+    monkeypatch.setattr(named, "opened", lose_the_first)
+    with named.create(name, SIZE) as region, named.attach(name) as other:
+        region.buffer[5000] = 4
+        assert other.buffer[5000] == 4
+
+
+def test_a_name_that_changed_hands_is_not_removed(name, monkeypatch):
+    write_raw(name, b"")
+    check, regions = named.check_owner, []
+
+    def change_hands(path, fd):
+        check(path, fd)
+        if not regions:
+            posix_ipc.unlink_shared_memory(path)
+            regions.append(named.create(name, SIZE))
+
+    monkeypatch.setattr(named, "check_owner", change_hands)
+    with pytest.raises(BusyError, match="alive"):
+        named.create(name, SIZE)
+    named.attach(name).close()
+    regions[0].close()
+
+
 def test_memory_that_is_no_region_is_left_alone(name):
     write_raw(name, b"somebody else's data".ljust(SIZE, b"."))
     with pytest.raises(LayoutError, match="magic"):

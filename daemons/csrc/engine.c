@@ -47,7 +47,7 @@ struct ring {
     int wait_fd, notify_fd;
     int bell_file, device_file, buffer;
     struct op bell, bell_canceller;
-    bool bell_armed, dirty, detached, announced;
+    bool bell_armed, worked, dirty, detached, announced;
     uint32_t drain_until;
     uint32_t empty_wakes;
     uint64_t arm_after_ns;
@@ -67,6 +67,7 @@ struct engine {
     struct ring *rings[MAX_RINGS];
     uint32_t nr_rings; /* highest in use, plus one */
     uint32_t first;    /* whose turn comes first */
+    uint32_t lives;    /* rings attached so far */
     struct spin spin;
     uint64_t arm_next_ns; /* when a stormy doorbell may be armed; NO_DEADLINE: none waits */
     int control_fd, control_file;
@@ -81,6 +82,13 @@ struct engine {
     _Atomic uint32_t any_injected;
     struct engine_stats stats;
 };
+
+/* A ring's number is its place and a count of lives: no two rings ever share one. */
+static struct ring *ring_of(struct engine *engine, uint32_t number)
+{
+    struct ring *ring = engine->rings[number % MAX_RINGS];
+    return ring != NULL && ring->number == number ? ring : NULL;
+}
 
 /* ---- answers ---------------------------------------------------------------- */
 
@@ -284,6 +292,7 @@ static bool serve(struct ring *ring)
         taken++;
     }
     if (taken > 0) {
+        ring->worked = true;
         ring->empty_wakes = 0;
         ring->arm_after_ns = 0;
     }
@@ -360,7 +369,7 @@ static void bell_done(struct ring *ring)
         return;
     event_drain(ring->wait_fd);
     ring->stats.wakes++;
-    if (ring->state != RING_SERVING || ready_requests(ring) != 0)
+    if (ring->worked || ring->state != RING_SERVING || ready_requests(ring) != 0)
         return;
     ring->stats.spurious_wakes++;
     if (++ring->empty_wakes > STORM_WAKES) {
@@ -409,7 +418,7 @@ static void take_injected(struct engine *engine)
     pthread_mutex_lock(&engine->mutex);
     for (uint32_t i = 0; i < engine->nr_injected; i++) {
         struct injected *one = &engine->injected[i];
-        struct ring *ring = one->ring < MAX_RINGS ? engine->rings[one->ring] : NULL;
+        struct ring *ring = ring_of(engine, one->ring);
         if (ring == NULL || one->index >= ring->back.ring.nr_slots)
             continue;
         struct request *req = &ring->requests[one->index];
@@ -423,7 +432,7 @@ static void take_injected(struct engine *engine)
 
 int engine_take(engine *engine, uint32_t number, struct backend_request *out, int max)
 {
-    struct ring *ring = number < MAX_RINGS ? engine->rings[number] : NULL;
+    struct ring *ring = ring_of(engine, number);
     int count = 0;
     if (ring == NULL)
         return 0;
@@ -479,7 +488,7 @@ static void drop_bell(struct ring *ring)
 
 int engine_detach(engine *engine, uint32_t number, bool drain)
 {
-    struct ring *ring = number < MAX_RINGS ? engine->rings[number] : NULL;
+    struct ring *ring = ring_of(engine, number);
     if (ring == NULL || (ring->detached && (drain || ring->state != RING_DRAINING)))
         return -ENOENT;
     ring->detached = true;
@@ -523,7 +532,7 @@ static bool finish_detach(struct engine *engine, struct ring *ring)
     if (ring->state == RING_DRAINING && (ring->stats.in_flight > 0 || ready_requests(ring) > 0))
         return false;
     pthread_mutex_lock(&engine->mutex);
-    engine->rings[ring->number] = NULL;
+    engine->rings[ring->number % MAX_RINGS] = NULL;
     while (engine->nr_rings > 0 && engine->rings[engine->nr_rings - 1] == NULL)
         engine->nr_rings--;
     engine->stats.credit_used -= ring_credit(ring->back.ring.nr_slots);
@@ -558,6 +567,7 @@ static void arm(struct ring *ring, uint64_t now)
         return;
     }
     ring->bell_armed = true;
+    ring->worked = false;
     submit(ring, &ring->bell);
 }
 
@@ -646,10 +656,9 @@ int engine_run(engine *engine, struct engine_event *events, int max)
         .spin = &engine->spin,
     };
     for (;;) {
-        if (atomic_exchange_explicit(&engine->woken, false, memory_order_acquire))
-            return hand_over_events(engine, events, max);
         bool moved = turn(engine);
-        if (engine->nr_events > 0)
+        if (atomic_exchange_explicit(&engine->woken, false, memory_order_acquire) ||
+            engine->nr_events > 0)
             return hand_over_events(engine, events, max);
         if (!moved)
             wait_once(&waiter, NO_DEADLINE);
@@ -727,7 +736,7 @@ static int register_ring(struct ring *ring)
     return 0;
 }
 
-static int free_number(struct engine *engine)
+static int free_place(struct engine *engine)
 {
     for (int i = 0; i < MAX_RINGS; i++)
         if (engine->rings[i] == NULL)
@@ -751,16 +760,16 @@ static int attach(struct engine *engine, struct ring *ring, const struct engine_
 int engine_attach(engine *engine, const struct engine_ring_spec *spec,
                   const struct engine_device *device)
 {
-    int number = free_number(engine);
-    if (number < 0)
-        return number;
+    int place = free_place(engine);
+    if (place < 0)
+        return place;
     if (engine->stats.credit_used + ring_credit(spec->slots) > engine->stats.credit)
         return -ENOBUFS;
     struct ring *ring = calloc(1, sizeof *ring);
     if (ring == NULL)
         return -ENOMEM;
     ring->engine = engine;
-    ring->number = (uint32_t)number;
+    ring->number = (engine->lives++ % (INT32_MAX / MAX_RINGS)) * MAX_RINGS + (uint32_t)place;
     ring->protocol = spec->protocol;
     ring->device = *device;
     ring->wait_fd = spec->wait_fd;
@@ -773,11 +782,11 @@ int engine_attach(engine *engine, const struct engine_ring_spec *spec,
     }
     pthread_mutex_lock(&engine->mutex);
     engine->stats.credit_used += ring_credit(spec->slots);
-    engine->rings[number] = ring;
-    if ((uint32_t)number >= engine->nr_rings)
-        engine->nr_rings = (uint32_t)number + 1;
+    engine->rings[place] = ring;
+    if ((uint32_t)place >= engine->nr_rings)
+        engine->nr_rings = (uint32_t)place + 1;
     pthread_mutex_unlock(&engine->mutex);
-    return number;
+    return (int)ring->number;
 }
 
 /* ---- life, statistics ---------------------------------------------------------------------- */
@@ -843,7 +852,7 @@ int engine_start(engine *engine)
 int engine_ring_stats(engine *engine, uint32_t number, struct engine_ring_stats *out)
 {
     pthread_mutex_lock(&engine->mutex);
-    struct ring *ring = number < MAX_RINGS ? engine->rings[number] : NULL;
+    struct ring *ring = ring_of(engine, number);
     if (ring != NULL)
         *out = ring->stats;
     pthread_mutex_unlock(&engine->mutex);

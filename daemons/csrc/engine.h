@@ -71,7 +71,7 @@ engine *engine_new(int kind, uint64_t spin_ns, uint32_t entries, uint32_t credit
                    int *error, const char **where);
 const char *engine_name(engine *);
 int engine_start(engine *);
-/* Serve until engine_wake or until there are events; the number of events. */
+/* Serve for one turn, and on until engine_wake or an event; the number of events. */
 int engine_run(engine *, struct engine_event *events, int max);
 void engine_wake(engine *);
 /* The ring's number, or minus an errno: -ENOBUFS when the credit is used up. */

@@ -14,6 +14,7 @@
 #include "exec.h"
 
 enum { MOCK_DELAY = 8, MOCK_SHORT = 7 };
+enum stage { STAGE_WAITING, STAGE_DECIDED };
 
 struct exec_mock {
     struct executor base;
@@ -73,15 +74,28 @@ static bool listed(struct op *list, const struct op *op)
     return false;
 }
 
+/* Decide a result now and deliver it later, as a kernel may. */
+static void postpone(struct exec_mock *exec, struct op *op, int32_t result)
+{
+    op->stage = STAGE_DECIDED;
+    op->result = result;
+    op->due = exec->clock + next_random(exec) % MOCK_DELAY;
+    push_front(&exec->waiting, op);
+}
+
 static void mock_cancel(struct exec_mock *exec, struct op *op)
 {
-    struct op **list = op->target->kind == OP_KIND_BELL ? &exec->bells : &exec->waiting;
-    bool found = listed(*list, op->target);
-    if (found) {
-        take_out(list, op->target);
-        complete(exec, op->target, -ECANCELED);
+    struct op *target = op->target;
+    struct op **list = target->kind == OP_KIND_BELL ? &exec->bells : &exec->waiting;
+    if (!listed(*list, target)) {
+        postpone(exec, op, -ENOENT);
+    } else if (target->stage == STAGE_DECIDED) {
+        postpone(exec, op, -EALREADY);
+    } else {
+        take_out(list, target);
+        postpone(exec, target, -ECANCELED);
+        postpone(exec, op, 0);
     }
-    complete(exec, op, found ? 0 : -ENOENT);
 }
 
 static void mock_submit(struct executor *base, struct op *op)
@@ -91,6 +105,7 @@ static void mock_submit(struct executor *base, struct op *op)
         mock_cancel(exec, op);
         return;
     }
+    op->stage = STAGE_WAITING;
     op->due = exec->clock + next_random(exec) % MOCK_DELAY;
     push_front(op->kind == OP_KIND_BELL ? &exec->bells : &exec->waiting, op);
 }
@@ -144,7 +159,7 @@ static int mock_enter(struct executor *base, uint64_t timeout_ns)
         exec->clock += MOCK_DELAY;
     for (struct op *op; (op = next_due(exec)) != NULL;) {
         take_out(&exec->waiting, op);
-        complete(exec, op, run_maybe_short(exec, op));
+        complete(exec, op, op->stage == STAGE_DECIDED ? op->result : run_maybe_short(exec, op));
     }
     bool idle = exec->ready == NULL && exec->waiting == NULL && timeout_ns != 0;
     uint64_t ms = timeout_ns / 1000000 + 1;

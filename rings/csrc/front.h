@@ -45,10 +45,16 @@ _Static_assert(sizeof(struct io_response) == 16, "LAYOUT.md");
 
 enum call_state {
     CALL_FREE,
-    CALL_TOKEN,  /* `token` is owed the result: it goes to the done list */
+    CALL_TOKEN,  /* `answer`, inside `token`, is owed the result */
     CALL_WAITED, /* a thread inside `call` has `waited` on its stack */
     CALL_MANY,   /* part `part` of a transfer of many blocks */
-    CALL_DONE,   /* in the done list, until collected */
+    CALL_DONE,   /* answered; in the done list until the token is collected */
+};
+
+/* Where the result of a submitted request goes. */
+struct answer {
+    _Atomic bool done;
+    int64_t result;
 };
 
 struct waited {
@@ -69,9 +75,9 @@ struct call {
     uint32_t generation;
     uint8_t state, op;
     uint64_t offset, length;
-    int64_t result;
-    void *token;
+    void *token; /* the owner of `answer`, kept alive until it is collected */
     union {
+        struct answer *answer;
         struct waited *waited;
         struct many *many;
     };
@@ -190,7 +196,9 @@ static inline bool front_answered(struct front *front, const struct io_response 
         return false;
     switch (call->state) {
     case CALL_TOKEN:
-        call->result = response->result;
+        call->answer->result = response->result;
+        /* release: answer-given. */
+        atomic_store_explicit(&call->answer->done, true, memory_order_release);
         call->state = CALL_DONE;
         front->done[(front->first_done + front->nr_done++) % front->nr_calls] = index;
         return true;
@@ -238,8 +246,6 @@ static inline enum wait_result front_lead(struct front *front, uint64_t deadline
     front->leading = false;
     if (front->followers > 0)
         pthread_cond_broadcast(&front->changed);
-    if (result == WAIT_HUNG_UP && front->broken == NULL)
-        front->broken = "the connection to the daemon is gone";
     return result;
 }
 
@@ -257,8 +263,9 @@ static inline enum wait_result front_follow(struct front *front, uint64_t deadli
     return rc == ETIMEDOUT ? WAIT_INTERRUPTED : WAIT_READY;
 }
 
-/* Wait until `done(arg)`; WAIT_INTERRUPTED: look at signals, call again.  Mutex held at
- * entry and exit.  WAIT_BROKEN: see front->broken; nothing more will be answered. */
+/* Wait until `done(arg)`; mutex held at entry and exit.  WAIT_INTERRUPTED: look at signals,
+ * call again.  WAIT_HUNG_UP: look at the control socket, break the front or call again.
+ * WAIT_BROKEN: see front->broken; nothing more will be answered. */
 static inline enum wait_result front_wait(struct front *front, bool (*done)(void *), void *arg,
                                           uint64_t deadline_ns)
 {
@@ -271,7 +278,7 @@ static inline enum wait_result front_wait(struct front *front, bool (*done)(void
                                                  : front_lead(front, deadline_ns);
         if (done(arg))
             return WAIT_READY;
-        if (result == WAIT_TIMED_OUT || result == WAIT_INTERRUPTED)
+        if (result != WAIT_READY && result != WAIT_BROKEN)
             return result;
     }
 }

@@ -6,11 +6,20 @@
 
 #include "front.h"
 
+/* rings._core.Answer: what a submitted request will be answered; made to be subclassed. */
+typedef struct {
+    PyObject_HEAD
+    struct answer answer;
+} Answer;
+
 typedef struct {
     PyObject_HEAD
     Py_buffer view;
     bool held; /* the buffer */
     unsigned forks;
+    PyObject *answer_type;
+    PyObject *on_hangup; /* called when the control socket has something; raises if it is over */
+    PyObject *orphan;    /* called with a token when nobody waits any more; returns an Answer */
     struct front front;
 } Front;
 
@@ -54,17 +63,61 @@ static void init_waiter(struct front *front, int wait_fd, int hangup_fd, uint64_
     };
 }
 
-static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static PyObject *answer_type(void)
 {
-    static char *names[] = {"buffer",    "layout",  "slots",     "slot_size", "start",
-                            "notify_fd", "wait_fd", "hangup_fd", "spin_us",   NULL};
-    PyObject *buffer;
+    PyObject *module = PyImport_ImportModule("rings._core");
+    PyObject *type = module ? PyObject_GetAttrString(module, "Answer") : NULL;
+    Py_XDECREF(module);
+    return type;
+}
+
+struct front_args {
+    PyObject *buffer, *on_hangup, *orphan;
     unsigned layout, slots, slot_size, start;
     int notify_fd, wait_fd, hangup_fd;
     long long spin_us;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OIIIIiiiL", names, &buffer, &layout, &slots,
-                                     &slot_size, &start, &notify_fd, &wait_fd, &hangup_fd,
-                                     &spin_us))
+};
+
+static bool parse_front(PyObject *args, PyObject *kwargs, struct front_args *out)
+{
+    static char *names[] = {"buffer",    "layout",  "slots",     "slot_size", "start",
+                            "notify_fd", "wait_fd", "hangup_fd", "spin_us",   "on_hangup",
+                            "orphan",    NULL};
+    return PyArg_ParseTupleAndKeywords(args, kwargs, "OIIIIiiiLOO", names, &out->buffer,
+                                       &out->layout, &out->slots, &out->slot_size, &out->start,
+                                       &out->notify_fd, &out->wait_fd, &out->hangup_fd,
+                                       &out->spin_us, &out->on_hangup, &out->orphan);
+}
+
+/* Bind to the ring's memory. 0, or -1 with an exception. */
+static int bind_ring(Front *self, const struct front_args *args)
+{
+    struct front *front = &self->front;
+    if (PyObject_GetBuffer(args->buffer, &self->view, PyBUF_WRITABLE) < 0)
+        return -1;
+    self->held = true;
+    if (args->slot_size < sizeof(struct io_request) || args->slot_size % 8 != 0 ||
+        args->layout > RING_PADDED ||
+        !xen_bind(&front->ring.ring, self->view.buf, (size_t)self->view.len,
+                  (enum ring_layout)args->layout, args->slots, args->slot_size)) {
+        PyErr_Format(PyExc_ValueError, "a ring of %u slots of %u bytes does not fit in %zd",
+                     args->slots, args->slot_size, self->view.len);
+        return -1;
+    }
+    xen_front_attach(&front->ring, args->start);
+    front->notify_fd = args->notify_fd;
+    init_waiter(front, args->wait_fd, args->hangup_fd,
+                args->spin_us < 0 ? SPIN_FOREVER : (uint64_t)args->spin_us * 1000);
+    if (init_calls(front, args->slots))
+        return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    struct front_args parsed;
+    if (!parse_front(args, kwargs, &parsed))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Front *self = (Front *)alloc(type, 0);
@@ -72,25 +125,14 @@ static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     init_locks(&self->front);
     self->forks = py_fork_count();
-    if (PyObject_GetBuffer(buffer, &self->view, PyBUF_WRITABLE) < 0) {
+    Py_IncRef(parsed.on_hangup);
+    self->on_hangup = parsed.on_hangup;
+    Py_IncRef(parsed.orphan);
+    self->orphan = parsed.orphan;
+    self->answer_type = answer_type();
+    if (self->answer_type == NULL || bind_ring(self, &parsed) < 0) {
         Py_DECREF(self);
         return NULL;
-    }
-    self->held = true;
-    if (slot_size < sizeof(struct io_request) || slot_size % 8 != 0 || layout > RING_PADDED ||
-        !xen_bind(&self->front.ring.ring, self->view.buf, (size_t)self->view.len,
-                  (enum ring_layout)layout, slots, slot_size)) {
-        Py_DECREF(self);
-        return PyErr_Format(PyExc_ValueError, "a ring of %u slots of %u bytes does not fit",
-                            slots, slot_size);
-    }
-    xen_front_attach(&self->front.ring, start);
-    self->front.notify_fd = notify_fd;
-    init_waiter(&self->front, wait_fd, hangup_fd,
-                spin_us < 0 ? SPIN_FOREVER : (uint64_t)spin_us * 1000);
-    if (!init_calls(&self->front, slots)) {
-        Py_DECREF(self);
-        return PyErr_NoMemory();
     }
     return (PyObject *)self;
 }
@@ -98,6 +140,8 @@ static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static int front_traverse(Front *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->on_hangup);
+    Py_VISIT(self->orphan);
     for (uint32_t i = 0; i < self->front.nr_calls; i++)
         Py_VISIT((PyObject *)self->front.calls[i].token);
     return 0;
@@ -105,6 +149,8 @@ static int front_traverse(Front *self, visitproc visit, void *arg)
 
 static int front_clear(Front *self)
 {
+    Py_CLEAR(self->on_hangup);
+    Py_CLEAR(self->orphan);
     for (uint32_t i = 0; i < self->front.nr_calls; i++) {
         PyObject *token = self->front.calls[i].token;
         self->front.calls[i].token = NULL;
@@ -118,6 +164,7 @@ static void front_dealloc(Front *self)
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
     front_clear(self);
+    Py_XDECREF(self->answer_type);
     if (self->held)
         PyBuffer_Release(&self->view);
     pthread_mutex_destroy(&self->front.mutex);
@@ -224,7 +271,16 @@ static void give_token(struct call *call, PyObject *token)
 {
     Py_INCREF(token);
     call->token = token;
+    call->answer = &((Answer *)token)->answer;
     call->state = CALL_TOKEN;
+}
+
+static bool is_answer(Front *self, PyObject *token)
+{
+    int is = PyObject_IsInstance(token, self->answer_type);
+    if (is == 0)
+        PyErr_SetString(PyExc_TypeError, "the token must be an Answer");
+    return is == 1;
 }
 
 static PyObject *id_of(const Front *self, const struct call *call)
@@ -237,7 +293,8 @@ static PyObject *id_of(const Front *self, const struct call *call)
 static PyObject *front_submit(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct asked asked;
-    if (!check_count(count, 7, "submit") || !usable(self) || !parse_asked(args + 1, &asked))
+    if (!check_count(count, 7, "submit") || !usable(self) || !is_answer(self, args[0]) ||
+        !parse_asked(args + 1, &asked))
         return NULL;
     pthread_mutex_lock(&self->front.mutex);
     struct call *call = put(self, &asked);
@@ -252,7 +309,7 @@ static PyObject *front_submit_request(Front *self, PyObject *const *args, Py_ssi
 {
     struct io_request request, *slot;
     Py_buffer view;
-    if (!check_count(count, 2, "submit_request") || !usable(self) ||
+    if (!check_count(count, 2, "submit_request") || !usable(self) || !is_answer(self, args[0]) ||
         PyObject_GetBuffer(args[1], &view, PyBUF_SIMPLE) < 0)
         return NULL;
     bool whole = view.len == sizeof request;
@@ -285,51 +342,61 @@ static PyObject *front_flush_(Front *self, PyObject *ignored)
     return py_none();
 }
 
-/* Move what is done to a list of (token, result). */
-static PyObject *collect(Front *self)
+/* collect() -> [token]: what was answered since the last time; never waits. */
+static PyObject *front_collect(Front *self, PyObject *ignored)
 {
+    struct front *front = &self->front;
     PyObject *list = PyList_New(0);
     while (list != NULL) {
-        pthread_mutex_lock(&self->front.mutex);
-        struct front *front = &self->front;
+        pthread_mutex_lock(&front->mutex);
         if (front->nr_done == 0) {
             pthread_mutex_unlock(&front->mutex);
             break;
         }
         uint32_t index = front->done[front->first_done];
         PyObject *token = front->calls[index].token;
-        int64_t result = front->calls[index].result;
         front->first_done = (front->first_done + 1) % front->nr_calls;
         front->nr_done--;
         front->calls[index].token = NULL;
         front_free_call(front, index);
         pthread_mutex_unlock(&front->mutex);
-        PyObject *pair = Py_BuildValue("NL", token, (long long)result);
-        if (pair == NULL || PyList_Append(list, pair) < 0)
+        if (PyList_Append(list, token) < 0)
             Py_CLEAR(list);
-        Py_XDECREF(pair);
+        Py_DECREF(token);
     }
     return list;
 }
 
-static bool any_done(void *arg)
+/* ---- waiting ------------------------------------------------------------------------ */
+
+static void break_front(struct front *front, const char *why)
 {
-    return ((struct front *)arg)->nr_done > 0;
+    pthread_mutex_lock(&front->mutex);
+    if (front->broken == NULL)
+        front->broken = why;
+    pthread_cond_broadcast(&front->changed);
+    pthread_mutex_unlock(&front->mutex);
 }
 
-struct credit_seen {
-    struct front *front;
-    uint64_t responses;
-};
-
-static bool answered_since(void *arg)
+/* After a wait that ended early: 0 to wait again, -1 with an exception. */
+static int interrupted(Front *self, enum wait_result result)
 {
-    struct credit_seen *seen = arg;
-    return seen->front->nr_done > 0 || seen->front->stats.responses != seen->responses;
+    if (result == WAIT_INTERRUPTED)
+        return PyErr_CheckSignals();
+    PyObject *ok = PyObject_CallNoArgs(self->on_hangup);
+    if (ok == NULL)
+        break_front(&self->front, "the connection to the daemon is gone");
+    Py_XDECREF(ok);
+    return ok == NULL ? -1 : 0;
 }
 
-/* Wait with the GIL released, looking at signals; WAIT_READY, WAIT_TIMED_OUT,
- * WAIT_BROKEN, or -1 with an exception. */
+static bool ended_early(enum wait_result result)
+{
+    return result == WAIT_INTERRUPTED || result == WAIT_HUNG_UP;
+}
+
+/* Wait with the GIL released: WAIT_READY, WAIT_TIMED_OUT, WAIT_BROKEN, or -1 with an
+ * exception. */
 static int wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadline_ns)
 {
     for (;;) {
@@ -339,31 +406,55 @@ static int wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadl
         result = front_wait(&self->front, done, arg, deadline_ns);
         pthread_mutex_unlock(&self->front.mutex);
         Py_END_ALLOW_THREADS
-        if (result != WAIT_INTERRUPTED)
+        if (!ended_early(result))
             return (int)result;
-        if (PyErr_CheckSignals() < 0)
+        if (interrupted(self, result) < 0)
             return -1;
     }
 }
 
-/* reap(timeout) -> [(token, result)]: waits until any response came, at most so long. */
-static PyObject *front_reap(Front *self, PyObject *timeout)
+/* True when done, False when the time is over; NULL with an exception. */
+static PyObject *wait_outcome(Front *self, int result)
+{
+    if (result == WAIT_BROKEN)
+        usable(self);
+    return result < 0 || result == WAIT_BROKEN ? NULL : PyBool_FromLong(result == WAIT_READY);
+}
+
+static bool answer_done(void *arg)
+{
+    /* acquire: answer-given. */
+    return atomic_load_explicit(&((struct answer *)arg)->done, memory_order_acquire);
+}
+
+/* wait(answer, timeout) -> bool */
+static PyObject *front_wait_answer(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     uint64_t deadline_ns;
-    struct credit_seen seen = {&self->front, self->front.stats.responses};
-    bool broken = self->held && self->front.broken != NULL;
-    if (py_deadline(timeout, &deadline_ns) < 0 || (!broken && !usable(self)))
+    if (!check_count(count, 2, "wait") || !is_answer(self, args[0]) ||
+        py_deadline(args[1], &deadline_ns) < 0)
         return NULL;
-    if (!broken && !any_done(&self->front) &&
-        wait_for(self, answered_since, &seen, deadline_ns) < 0)
+    struct answer *answer = &((Answer *)args[0])->answer;
+    if (answer_done(answer))
+        return PyBool_FromLong(1);
+    if (!usable(self))
         return NULL;
-    PyObject *list = collect(self);
-    if (list != NULL && PyList_Size(list) == 0 && self->front.broken != NULL) {
-        Py_DECREF(list);
-        usable(self);
+    return wait_outcome(self, wait_for(self, answer_done, answer, deadline_ns));
+}
+
+static bool can_submit(void *arg)
+{
+    struct front *front = arg;
+    return front->nr_done > 0 || (front->nr_free > 0 && xen_front_credit(&front->ring) > 0);
+}
+
+/* wait_credit(timeout) -> bool: until something can be submitted or collected. */
+static PyObject *front_wait_credit(Front *self, PyObject *timeout)
+{
+    uint64_t deadline_ns;
+    if (!usable(self) || py_deadline(timeout, &deadline_ns) < 0)
         return NULL;
-    }
-    return list;
+    return wait_outcome(self, wait_for(self, can_submit, &self->front, deadline_ns));
 }
 
 /* ---- one call, whole --------------------------------------------------------------- */
@@ -373,17 +464,46 @@ static bool waited_done(void *arg)
     return ((struct waited *)arg)->done;
 }
 
-/* The thread gives up waiting: the answer, when it comes, goes to `token`. */
+/* A token for an answer that nobody waits for any more: it keeps the buffer in use until
+ * the answer comes.  NULL, and the front broken, if there is none to be had. */
+static PyObject *make_keeper(Front *self, PyObject *token)
+{
+    PyObject *keeper = PyObject_CallFunctionObjArgs(self->orphan, token, NULL);
+    if (keeper != NULL && is_answer(self, keeper))
+        return keeper;
+    Py_XDECREF(keeper);
+    break_front(&self->front, "no memory to keep track of a buffer in flight");
+    return NULL;
+}
+
+static void settle(PyObject *keeper)
+{
+    PyObject *ignored = PyObject_CallMethod(keeper, "settle", NULL);
+    Py_XDECREF(ignored);
+}
+
+/* Give up on a call whose answer would go to our stack.  The answer may come while Python
+ * makes the keeper; the stack is still there then.  An exception that is set stays set. */
 static void orphan(Front *self, struct call *call, const struct waited *waited, PyObject *token)
 {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *keeper = make_keeper(self, token);
     pthread_mutex_lock(&self->front.mutex);
-    if (!waited->done)
-        give_token(call, token);
+    bool needed = !waited->done;
+    if (needed && keeper != NULL)
+        give_token(call, keeper);
+    else if (needed)
+        call->state = CALL_DONE;
     pthread_mutex_unlock(&self->front.mutex);
+    if (!needed && keeper != NULL)
+        settle(keeper);
+    Py_XDECREF(keeper);
+    PyErr_Restore(type, value, trace);
 }
 
 /* call(token, op, offset, length, gref, generation, segment_offset, timeout) -> result
- * None without credit; OSError of the device; the token is kept if the wait ends early. */
+ * None without credit; OSError of the device; the token is orphaned if the wait ends early. */
 static PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct asked asked;
@@ -422,6 +542,7 @@ struct many_call {
     const uint64_t *offsets;
     struct io_segment segment; /* of slot 0 */
     uint32_t op, depth;
+    uint64_t seen; /* completed, when nothing more could be submitted */
 };
 
 static uint64_t many_in_flight(const struct many *many)
@@ -432,8 +553,12 @@ static uint64_t many_in_flight(const struct many *many)
 static bool many_refill_due(void *arg)
 {
     struct many_call *call = arg;
+    const struct many *many = &call->many;
     uint64_t low = call->depth - (call->depth + 3) / 4;
-    return many_in_flight(&call->many) <= (call->many.next < call->many.nr ? low : 0);
+    if (many_in_flight(many) == 0)
+        return true;
+    return many->completed != call->seen && many->next < many->nr &&
+           many_in_flight(many) <= low && !many->busy[many->next % many->window];
 }
 
 /* Submit as many blocks as depth, credit and free buffer slots allow.  Mutex held. */
@@ -469,20 +594,47 @@ static enum wait_result many_run(struct many_call *call, uint64_t deadline_ns)
         many_submit(call);
         if (many_in_flight(&call->many) == 0)
             break; /* all answered, or others hold every slot: the caller continues */
+        call->seen = call->many.completed;
         result = front_wait(front, many_refill_due, call, deadline_ns);
     }
     pthread_mutex_unlock(&front->mutex);
     return result;
 }
 
+static struct call *many_next_open(struct many_call *call, uint32_t *from)
+{
+    struct front *front = &call->self->front;
+    for (; *from < front->nr_calls; (*from)++) {
+        struct call *one = &front->calls[*from];
+        if (one->state == CALL_MANY && one->many == &call->many)
+            return one;
+    }
+    return NULL;
+}
+
+/* Give up on every block in flight: see orphan(). */
 static void many_orphan(struct many_call *call, PyObject *token)
 {
     struct front *front = &call->self->front;
-    pthread_mutex_lock(&front->mutex);
-    for (uint32_t i = 0; i < front->nr_calls; i++)
-        if (front->calls[i].state == CALL_MANY && front->calls[i].many == &call->many)
-            give_token(&front->calls[i], token);
-    pthread_mutex_unlock(&front->mutex);
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    uint32_t from = 0;
+    for (;;) {
+        PyObject *keeper = make_keeper(call->self, token);
+        pthread_mutex_lock(&front->mutex);
+        struct call *one = many_next_open(call, &from);
+        if (one != NULL && keeper != NULL)
+            give_token(one, keeper);
+        else if (one != NULL)
+            one->state = CALL_DONE;
+        pthread_mutex_unlock(&front->mutex);
+        if (one == NULL && keeper != NULL)
+            settle(keeper);
+        Py_XDECREF(keeper);
+        if (one == NULL)
+            break;
+    }
+    PyErr_Restore(type, value, trace);
 }
 
 static int many_wait(struct many_call *call, uint64_t deadline_ns)
@@ -492,9 +644,9 @@ static int many_wait(struct many_call *call, uint64_t deadline_ns)
         Py_BEGIN_ALLOW_THREADS
         result = many_run(call, deadline_ns);
         Py_END_ALLOW_THREADS
-        if (result != WAIT_INTERRUPTED)
+        if (!ended_early(result))
             return (int)result;
-        if (PyErr_CheckSignals() < 0)
+        if (interrupted(call->self, result) < 0)
             return -1;
     }
 }
@@ -580,14 +732,10 @@ static PyObject *front_statistics(Front *self, PyObject *ignored)
                          front_in_flight(&self->front));
 }
 
-/* break_(reason): nothing is sent or awaited any more. */
+/* break_(): nothing is sent or awaited any more. */
 static PyObject *front_break(Front *self, PyObject *ignored)
 {
-    pthread_mutex_lock(&self->front.mutex);
-    if (self->front.broken == NULL)
-        self->front.broken = "the daemon closed the connection";
-    pthread_cond_broadcast(&self->front.changed);
-    pthread_mutex_unlock(&self->front.mutex);
+    break_front(&self->front, "the daemon closed the connection");
     return py_none();
 }
 
@@ -607,7 +755,9 @@ static PyMethodDef front_methods[] = {
     {"submit", (PyCFunction)(void (*)(void))front_submit, METH_FASTCALL, NULL},
     {"submit_request", (PyCFunction)(void (*)(void))front_submit_request, METH_FASTCALL, NULL},
     {"flush", (PyCFunction)front_flush_, METH_NOARGS, NULL},
-    {"reap", (PyCFunction)front_reap, METH_O, NULL},
+    {"collect", (PyCFunction)front_collect, METH_NOARGS, NULL},
+    {"wait", (PyCFunction)(void (*)(void))front_wait_answer, METH_FASTCALL, NULL},
+    {"wait_credit", (PyCFunction)front_wait_credit, METH_O, NULL},
     {"call", (PyCFunction)(void (*)(void))front_call, METH_FASTCALL, NULL},
     {"many", (PyCFunction)(void (*)(void))front_many, METH_FASTCALL, NULL},
     {"in_flight", (PyCFunction)front_in_flight_, METH_NOARGS, NULL},
@@ -634,7 +784,38 @@ static PyType_Spec front_spec = {
     .slots = front_slots,
 };
 
+/* ---- Answer ------------------------------------------------------------------------------- */
+
+static PyObject *answer_get_done(Answer *self, void *ignored)
+{
+    return PyBool_FromLong(answer_done(&self->answer));
+}
+
+static PyObject *answer_get_value(Answer *self, void *ignored)
+{
+    return answer_done(&self->answer) ? PyLong_FromLongLong(self->answer.result) : py_none();
+}
+
+static PyGetSetDef answer_getset[] = {
+    {"answered", (getter)answer_get_done, NULL, "Whether the answer has come.", NULL},
+    {"value", (getter)answer_get_value, NULL, "Bytes, or minus an errno; None before.", NULL},
+    {NULL},
+};
+
+static PyType_Slot answer_slots[] = {
+    {Py_tp_getset, answer_getset},
+    {Py_tp_doc, "What a submitted request will be answered."},
+    {0, NULL},
+};
+
+static PyType_Spec answer_spec = {
+    .name = "rings._core.Answer",
+    .basicsize = sizeof(Answer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = answer_slots,
+};
+
 int py_add_front(PyObject *module)
 {
-    return py_add_type(module, &front_spec);
+    return py_add_type(module, &answer_spec) < 0 ? -1 : py_add_type(module, &front_spec);
 }

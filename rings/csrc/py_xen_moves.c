@@ -25,7 +25,8 @@ static int view_open(struct view *view, PyObject *object)
 
 static void view_close(struct view *view)
 {
-    PyBuffer_Release(&view->buffer);
+    if (view->buffer.obj != NULL)
+        PyBuffer_Release(&view->buffer);
 }
 
 static const char *put_noun(const Ring *self)
@@ -205,6 +206,8 @@ static Py_ssize_t parse_max(PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"max", NULL};
     PyObject *max = Py_None;
+    if (keywords == NULL && PyTuple_Size(args) == 0)
+        return PY_SSIZE_T_MAX;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O:take", names, &max))
         return -1;
     if (max == Py_None)

@@ -1,0 +1,261 @@
+"""`python -m daemons block --image disk.img`: read the options, serve, drain, end.
+
+The order at the start is deliberate, so that confinement can be slotted in: parse,
+open the images, bind, start the engine, and only then accept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from functools import partial
+from types import FrameType
+from typing import Final, NoReturn
+
+from rings.errors import RingError
+from rings.link import default_address
+from rings.messages import NAME
+
+from . import devices
+from .device import Device
+from .limits import Limits, option
+from .listener import Listener
+from .log import Log, log_to
+from .server import DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, Server
+
+EXIT_USAGE: Final = 2
+EXIT_UNDRAINED: Final = 1
+ENGINES: Final = ("auto", "uring", "threads", "mock")
+MAX_SECONDS: Final = 1e6
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; return its exit code."""
+    options = _parser().parse_args(argv)
+    log = log_to(sys.stderr, options.log_level)
+    with ExitStack() as stack:
+        try:
+            server = _prepare(options, log, stack)
+        except (RingError, OSError, ValueError) as error:
+            print(f"ringsd: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        _obey_signals(server, stack)
+        _tell_ready(options, server, log)
+        server.run()
+        log.info("stopped", drained=server.drained)
+        if not server.drained:
+            _leave(server, EXIT_UNDRAINED)
+    return 0
+
+
+def _leave(server: Server, code: int) -> NoReturn:
+    """End at once; requests may still be in flight in memory we must not unmap."""
+    server.listener.close()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ringsd", description="Serve devices through rings in shared memory."
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    block = kinds.add_parser("block", help="serve files or block devices")
+    block.add_argument(
+        "--image",
+        action="append",
+        required=True,
+        metavar="[NAME=]PATH",
+        help="a file or block device to serve; may be given several times",
+    )
+    block.add_argument("--name", help="the device's name, for a single image")
+    block.add_argument("--read-only", action="store_true", help="refuse writes")
+    block.add_argument("--direct", action="store_true", help="by-pass the page cache")
+    block.add_argument("--block-size", type=int, metavar="BYTES")
+    echo = kinds.add_parser("echo", help="serve a device that answers at once")
+    echo.add_argument("--name", default="echo0")
+    null = kinds.add_parser("null", help="serve a device that moves no data, to measure")
+    null.add_argument("--name", default="null0")
+    null.add_argument("--size", type=_natural, default=1 << 40, metavar="BYTES")
+    python = kinds.add_parser("python", help="serve a Backend written in Python")
+    python.add_argument("--name", default="python0")
+    python.add_argument(
+        "--backend", required=True, metavar="MODULE:CLASS",
+        help="a subclass of daemons.Backend; it is imported and called without arguments",
+    )
+    for kind in (block, echo, null, python):
+        _add_common(kind)
+    return parser
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not in 0 to {MAX_SECONDS}")
+    return value
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--socket", metavar="PATH", help="where to listen")
+    add("--engine", choices=ENGINES, default="auto")
+    add(
+        "--spin-us",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="look at the rings for N microseconds before sleeping (0: sleep at once)",
+    )
+    add(
+        "--allow-uid",
+        type=_natural,
+        action="append",
+        default=[],
+        metavar="UID",
+        help="a user allowed beside this one and root; may be given several times",
+    )
+    add("--hello-timeout", type=_seconds, default=HELLO_TIMEOUT_S, metavar="SECONDS")
+    add("--drain-timeout", type=_seconds, default=DRAIN_TIMEOUT_S, metavar="SECONDS")
+    add("--log-level", choices=LEVELS, default="info")
+    add("--ready-fd", type=int, metavar="FD", help="write a line there when accepting")
+    add("--exit-with", type=int, metavar="PID", help="end when the parent PID does")
+    limits = parser.add_argument_group("limits of a connection, a user, and in total")
+    for field in fields(Limits):
+        limits.add_argument(
+            option(field.name), type=int, default=field.default, metavar="N"
+        )
+
+
+def _prepare(options: argparse.Namespace, log: Log, stack: ExitStack) -> Server:
+    from .engine import Engine
+
+    limits = _limits(options)
+    listener = _listen(options, log)
+    stack.callback(listener.close)
+    served = _open_devices(options, stack)
+    engine = Engine(options.engine, spin_us=options.spin_us)
+    engine.start()
+    stack.callback(engine.stop)
+    server = Server(
+        listener,
+        served,
+        engine,
+        log=log,
+        limits=limits,
+        allow_uids=options.allow_uid,
+        hello_timeout=options.hello_timeout,
+        drain_timeout=options.drain_timeout,
+    )
+    stack.callback(server.close)
+    if options.exit_with is not None:
+        _watch_parent(server, options.exit_with, stack)
+    return server
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    names = [field.name for field in fields(Limits)]
+    return Limits(**{name: getattr(options, f"max_{name}") for name in names})
+
+
+def _listen(options: argparse.Namespace, log: Log) -> Listener:
+    others = {*options.allow_uid} - {0, os.geteuid()}
+    listener = Listener(options.socket or default_address(), shared=bool(others))
+    if listener.reclaimed:
+        log.warning("reclaimed", socket=listener.path, of="a dead daemon")
+    return listener
+
+
+def _open_devices(options: argparse.Namespace, stack: ExitStack) -> list[Device]:
+    served: dict[str, Device] = {}
+    for device in _devices(options):
+        stack.callback(devices.close, device)
+        if device.name in served:
+            raise ValueError(
+                f"two devices are called {device.name}; name them: --image NAME=PATH"
+            )
+        served[device.name] = device
+    return list(served.values())
+
+
+def _devices(options: argparse.Namespace) -> Iterator[Device]:
+    if options.kind == "echo":
+        yield devices.echo(options.name)
+    elif options.kind == "null":
+        yield devices.null(options.name, options.size)
+    elif options.kind == "python":
+        yield devices.python(options.name, devices.load_backend(options.backend))
+    else:
+        yield from _images(options)
+
+
+def _images(options: argparse.Namespace) -> Iterator[Device]:
+    if options.name and len(options.image) > 1:
+        raise ValueError("--name is for a single image; use --image NAME=PATH for each")
+    for number, image in enumerate(options.image):
+        name, path = _split(image)
+        yield devices.open_block(
+            name or options.name or f"disk{number}",
+            path,
+            read_only=options.read_only,
+            direct=options.direct,
+            block_size=options.block_size,
+        )
+
+
+def _split(image: str) -> tuple[str, str]:
+    """Return name and path of `NAME=PATH`; a path alone may contain `=` as well."""
+    name, equals, path = image.partition("=")
+    return (name, path) if equals and NAME.fullmatch(name) else ("", image)
+
+
+def _obey_signals(server: Server, stack: ExitStack) -> None:
+    """Drain at the first SIGTERM or SIGINT, end at once at the second."""
+    seen: list[int] = []
+
+    def obey(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            _leave(server, 128 + number)
+        server.stop()
+
+    stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(server.loop.wake_fd))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        stack.callback(signal.signal, number, signal.signal(number, obey))
+
+
+def _watch_parent(server: Server, pid: int, stack: ExitStack) -> None:
+    if os.getppid() != pid:
+        raise ProcessLookupError(f"pid {pid}, with which to end, is not the parent")
+    pidfd = os.pidfd_open(pid)
+    stack.callback(os.close, pidfd)
+    server.loop.watch(pidfd, partial(_leave, server, EXIT_UNDRAINED))
+
+
+def _tell_ready(options: argparse.Namespace, server: Server, log: Log) -> None:
+    for device in server.devices.values():
+        size = f" ({device.size} bytes)" if device.size else ""
+        log.info(
+            f"serving {device.name}{size} on {server.listener.path} with engine "
+            f"{server.engine.name}",
+        )
+    if server.engine.why:
+        log.warning("engine", name=server.engine.name, why=server.engine.why)
+    if options.ready_fd is not None:
+        os.write(options.ready_fd, b"1\n")
+        os.close(options.ready_fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

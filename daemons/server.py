@@ -1,0 +1,321 @@
+"""The control plane: one thread, one selector, one step for each ready descriptor.
+
+Nothing here waits for a client: sends do not block, a handshake has a deadline,
+and what must wait for the engine (taking a ring out of service) has a thread of
+its own that reports back through `post`.  The engine's thread and the signal
+handlers come in the same way.
+
+A session ends at the first of: its socket hangs up, its process dies, it breaks
+the protocol, its ring is broken, its handshake takes too long.  Then its ring is
+detached, and only when nothing is in flight any more its memory is unmapped.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Final
+
+import rings
+from rings.errors import RingError
+from rings.messages import Closed, Closing, Error, Message
+
+from .client import Client, Gone, Leaves, Service, error_message
+from .device import Device
+from .devices import facts
+from .limits import Limits, Quota
+from .listener import Listener
+from .log import Log
+from .loop import Loop
+from .spec import EngineLike
+
+HELLO_TIMEOUT_S: Final = 5.0
+DRAIN_TIMEOUT_S: Final = 10.0
+CANCEL_TIMEOUT_S: Final = 5.0
+ACCEPT_PAUSE_S: Final = 0.1
+OUT_OF_FDS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Server:
+    """Serves devices on one address until it is stopped.
+
+    Args:
+        listener: The socket to accept on; the caller closes it afterwards.
+        devices: What is served; the caller closes them afterwards.
+        engine: Does the work; the caller has started it, and stops it afterwards.
+        log: Where events go.
+        limits: What clients may use.
+        allow_uids: Users allowed beside this one and root.
+        hello_timeout: Seconds a client has until it is connected.
+        drain_timeout: Seconds that requests have to be answered when a session closes;
+            then they are cancelled.
+
+    Attributes:
+        listener: Where it accepts.
+        loop: Runs the server's steps, and others that are watched or posted.
+        drained: False once a session could not finish in the time it had; then the
+            engine may still be at work in its memory.
+        stuck: Clients whose rings could not be detached; their memory stays mapped.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        devices: Iterable[Device],
+        engine: EngineLike,
+        *,
+        log: Log,
+        limits: Limits | None = None,
+        allow_uids: Iterable[int] = (),
+        hello_timeout: float = HELLO_TIMEOUT_S,
+        drain_timeout: float = DRAIN_TIMEOUT_S,
+    ) -> None:
+        self.devices = {device.name: device for device in devices}
+        self.engine = engine
+        self.drained = True
+        self._log = log
+        self._allowed = frozenset({0, os.geteuid(), *allow_uids})
+        self._hello_timeout = hello_timeout
+        self._drain_timeout = drain_timeout
+        self._quota = Quota(limits or Limits())
+        self._service = Service(self.devices, engine, self._quota, self._report)
+        self._clients: set[Client] = set()
+        self._handshakes: dict[Client, float] = {}
+        self._rings: dict[int, Client] = {}
+        self.stuck: list[Client] = []
+        self._accepted = 0
+        self._accept_after = 0.0
+        self._stop_at: float | None = None
+        self._since = time.monotonic()
+        self.listener = listener
+        self.loop = Loop()
+        self.loop.watch(listener.fileno(), self._accept)
+        engine.on_broken = self._on_broken
+
+    def run(self) -> None:
+        """Serve until `stop`, and until every session has ended or time is up."""
+        while self._stop_at is None or self._clients:
+            if self._stop_at is not None and time.monotonic() >= self._stop_at:
+                self.drained = False
+                break
+            self.loop.turn(self._patience())
+            self._expire()
+        for client in self._clients:
+            self._log.warning("undrained", session=client.number, **_who(client))
+
+    def stop(self) -> None:
+        """Take no more clients, let the sessions finish.  For any thread."""
+        self.loop.post(self._begin_stop)
+
+    def close(self) -> None:
+        """Drop every session at once and close the loop."""
+        for client in tuple(self._clients):
+            if client.ring is None or self.drained:
+                self._release(client, None)
+        self.loop.close()
+
+    # -- the loop's steps -----------------------------------------------------
+
+    def _patience(self) -> float | None:
+        """Return how long the loop may sleep."""
+        moments = list(self._handshakes.values())[:1]
+        if self._stop_at is not None:
+            moments.append(self._stop_at)
+        if self._accept_after:
+            moments.append(self._accept_after)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for client, deadline in tuple(self._handshakes.items()):
+            if deadline > now:
+                break
+            text = f"no connection within {self._hello_timeout:g} s"
+            self._retire(client, text, Error("late", text))
+        if self._accept_after and now >= self._accept_after:
+            self._accept_after = 0.0
+            if self._stop_at is None:
+                self.loop.watch(self.listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock = self.listener.accept()
+        except OSError as error:
+            if error.errno in OUT_OF_FDS:
+                self._pause_accepting(error)
+            return
+        self._accepted += 1
+        try:
+            client = Client(self._accepted, sock, self._service)
+        except Gone as error:
+            self._log.debug("vanished", session=self._accepted, reason=error)
+            return
+        self._admit(client)
+
+    def _pause_accepting(self, error: OSError) -> None:
+        self._log.warning("accept-paused", reason=error.strerror)
+        self.loop.unwatch(self.listener.fileno())
+        self._accept_after = time.monotonic() + ACCEPT_PAUSE_S
+
+    def _admit(self, client: Client) -> None:
+        try:
+            client.admit(self._allowed)
+        except RingError as error:
+            self._log.warning(
+                "refused", session=client.number, **_who(client), reason=error
+            )
+            client.farewell(error_message(error))
+            client.release()
+            return
+        self._clients.add(client)
+        self._handshakes[client] = client.since + self._hello_timeout
+        self.loop.watch(client.socket.fileno(), partial(self._step, client))
+        if client.pidfd >= 0:
+            self.loop.watch(client.pidfd, partial(self._retire, client, "died"))
+        self._log.debug("accepted", session=client.number, **_who(client))
+
+    def _step(self, client: Client) -> None:
+        try:
+            client.step()
+        except Leaves as error:
+            self._retire(client, str(error), Closed(), drain=True)
+        except Gone as error:
+            self._retire(client, str(error))
+        except (RingError, OSError, ValueError) as error:
+            self._retire(client, str(error), error_message(error))
+        except Exception as error:
+            self._log.error("failed", trace=True, session=client.number)
+            self._retire(client, repr(error), error_message(error))
+        else:
+            self._connected(client)
+
+    def _connected(self, client: Client) -> None:
+        if client.ring is None or client not in self._handshakes:
+            return
+        del self._handshakes[client]
+        self._rings[client.ring] = client
+        assert client.memory is not None
+        shape = client.memory.geometry
+        self._log.info(
+            "connected",
+            session=client.number,
+            **_who(client),
+            device=client.device.name if client.device else "",
+            slots=shape.slots,
+            grants=shape.grants,
+            data_size=shape.data_size,
+        )
+
+    def _on_broken(self, ring: int, reason: str) -> None:
+        self.loop.post(partial(self._broken, ring, reason))
+
+    def _broken(self, ring: int, reason: str) -> None:
+        if client := self._rings.get(ring):
+            text = f"your ring is broken: {reason}"
+            self._retire(client, f"ring broken: {reason}", Error("broken", text))
+
+    # -- the end of a session -------------------------------------------------
+
+    def _retire(
+        self,
+        client: Client,
+        reason: str,
+        last: Message | None = None,
+        *,
+        drain: bool = False,
+    ) -> None:
+        """End a session: say why if it is an error, detach, release."""
+        if client.leaving:
+            return
+        client.leaving = True
+        self._handshakes.pop(client, None)
+        self.loop.unwatch(client.socket.fileno())
+        self.loop.unwatch(client.pidfd)
+        if isinstance(last, Error):
+            client.farewell(last)
+        level = self._log.warning if isinstance(last, Error) else self._log.info
+        level("ending", session=client.number, **_who(client), reason=reason)
+        if client.ring is None:
+            self._release(client, last)
+            return
+        threading.Thread(
+            target=self._detach,
+            args=(client, last, drain),
+            name=f"detach-{client.number}",
+            daemon=True,
+        ).start()
+
+    def _detach(self, client: Client, last: Message | None, drain: bool) -> None:
+        assert client.ring is not None
+        try:
+            self.engine.detach(client.ring, drain=drain, timeout_s=self._drain_timeout)
+        except Exception as error:
+            self.loop.post(partial(self._stuck, client, error))
+        else:
+            self.loop.post(partial(self._release, client, last))
+
+    def _stuck(self, client: Client, error: Exception) -> None:
+        """Keep the memory of a ring that would not be detached: it may be in use."""
+        self._log.error("detach-failed", session=client.number, reason=repr(error))
+        self._clients.discard(client)
+        self.stuck.append(client)
+
+    def _release(self, client: Client, last: Message | None) -> None:
+        if isinstance(last, Closed):
+            client.farewell(last)
+        if client.ring is not None and self._rings.get(client.ring) is client:
+            del self._rings[client.ring]
+        self._clients.discard(client)
+        try:
+            client.release()
+        except (RingError, OSError) as error:
+            self._log.error("release-failed", session=client.number, reason=error)
+        self._log.debug("ended", session=client.number)
+
+    def _begin_stop(self) -> None:
+        if self._stop_at is not None:
+            return
+        self._stop_at = time.monotonic() + self._drain_timeout + CANCEL_TIMEOUT_S
+        self.loop.unwatch(self.listener.fileno())
+        self._accept_after = 0.0
+        self.listener.stop()
+        self._log.info("stopping", sessions=len(self._clients))
+        for client in tuple(self._clients):
+            if not client.leaving:
+                client.farewell(Closing("the daemon shuts down"))
+                self._retire(client, "shutdown", Closed(), drain=True)
+
+    # -- the report -----------------------------------------------------------
+
+    def _report(self) -> str:
+        statistics = self.engine.statistics()
+        rings_told = statistics.get("rings")
+        per_ring = rings_told if isinstance(rings_told, Mapping) else {}
+        report = {
+            "pid": os.getpid(),
+            "version": rings.__version__,
+            "uptime_s": round(time.monotonic() - self._since, 3),
+            "address": self.listener.path,
+            "engine": {
+                "name": self.engine.name,
+                "why": self.engine.why,
+                **{key: value for key, value in statistics.items() if key != "rings"},
+            },
+            "used": self._quota.used(),
+            "limits": vars(self._quota.limits),
+            "devices": [vars(facts(device)) for device in self.devices.values()],
+            "sessions": [
+                client.told(per_ring)
+                for client in sorted(self._clients, key=lambda client: client.number)
+            ],
+        }
+        return json.dumps(report, default=str)
+
+
+def _who(client: Client) -> dict[str, object]:
+    return {"pid": client.peer.pid, "uid": client.peer.uid}

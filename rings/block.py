@@ -1,0 +1,259 @@
+"""A block device as a worker sees it: requests through a ring, data in place.
+
+The data of a request lies in a grant: bytes of the shared region that the device
+reads or writes itself.  Buffers that are grants of this device's `Block.pool` move
+without a copy; any other buffer is copied through one.
+
+Threads may share a `Block`.  A process made by fork may not: connect again there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from . import layout
+from .copying import Copier
+from .errors import ClosedError
+from .grants import Grant
+from .handle import Handle
+from .requester import MAX_TRANSFER, Requester
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+    from .rendezvous import Session
+
+Range = tuple[Grant, int, int]
+
+
+class Block:
+    """A connected block device.
+
+    Offsets and lengths are bytes and multiples of `block_size`.  Every call that
+    waits takes ``timeout`` in seconds, None for ever, and may raise, beside its own:
+
+    * `OSError` with the device's errno: EINVAL (unaligned), ENXIO (read past the
+      end), ENOSPC (write past the end), EROFS, EOPNOTSUPP, or the kernel's own;
+    * `TimeoutError`: not answered in time; it may still be done;
+    * `BrokenError`: the daemon is gone; ``in_flight`` names what is in doubt;
+    * `ClosedError`: this end was closed, or belongs to the parent of this process.
+
+    Attributes:
+        size: Bytes of the device.
+        block_size: Bytes; the unit of offsets and lengths.
+        read_only: Whether writes are answered EROFS.
+        pool: Buffers that move without a copy: ``pool.alloc(size)``.
+        session: The connection below.
+    """
+
+    def __init__(self, session: Session, *, spin_us: int = 0) -> None:
+        self.session = session
+        self.size = session.device.size
+        self.block_size = session.device.block_size
+        self.read_only = session.device.read_only
+        self._requester = Requester(session, spin_us)
+        self.pool = self._requester.pool
+        self._copier = Copier(self._requester, self.block_size)
+
+    # -- whole operations -----------------------------------------------------
+
+    def read(self, offset: int, length: int, timeout: float | None = None) -> bytes:
+        """Return ``length`` bytes of the device, copied out of the ring's memory."""
+        return self._copier.read(offset, length, timeout)
+
+    def readinto(
+        self, buffer: Grant | Buffer, offset: int, timeout: float | None = None
+    ) -> int:
+        """Fill a buffer from the device; without a copy if it is a grant.
+
+        Returns:
+            The number of bytes, always the buffer's length.
+        """
+        if isinstance(buffer, Grant):
+            return self._move(layout.OP_READ, offset, buffer, timeout)
+        return self._copier.readinto(buffer, offset, timeout)
+
+    def write(
+        self, offset: int, data: Grant | Buffer, timeout: float | None = None
+    ) -> int:
+        """Write a buffer to the device; without a copy if it is a grant.
+
+        The data is in the device's cache on return; `flush` makes it durable.
+        """
+        if isinstance(data, Grant):
+            return self._move(layout.OP_WRITE, offset, data, timeout)
+        return self._copier.write(offset, data, timeout)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Make every write that was answered before this call durable."""
+        self._requester.call(layout.OP_FLUSH, 0, 0, None, 0, timeout)
+
+    def discard(self, offset: int, length: int, timeout: float | None = None) -> None:
+        """Give the bytes back to the image's file system; they read as zeroes."""
+        self._requester.call(layout.OP_DISCARD, offset, length, None, 0, timeout)
+
+    def write_zeroes(
+        self, offset: int, length: int, timeout: float | None = None
+    ) -> None:
+        """Make the bytes zero without sending any."""
+        self._requester.call(layout.OP_WRITE_ZEROES, offset, length, None, 0, timeout)
+
+    def _move(self, op: int, offset: int, grant: Grant, timeout: float | None) -> int:
+        if grant.length <= MAX_TRANSFER:
+            return self._requester.call(op, offset, grant.length, grant, 0, timeout)
+        return self._requester.pieces(op, offset, grant.length, grant, timeout)
+
+    # -- many blocks ----------------------------------------------------------
+
+    def read_many(
+        self,
+        offsets: Buffer,
+        into: Grant,
+        *,
+        length: int,
+        depth: int = 32,
+        timeout: float | None = None,
+    ) -> int:
+        """Read many blocks of one length, keeping ``depth`` requests in flight.
+
+        Block ``i`` lands at byte ``i * length`` of ``into``.  A shorter ``into`` is
+        used round and round, and holds the last blocks at the end: for measuring,
+        or for warming the page cache.
+
+        Args:
+            offsets: Where the blocks are: ``uint64``, shape ``(n,)``.
+            into: A grant of ``pool`` with room for at least one block.
+            length: Bytes of each block, at most 1 MiB.
+            depth: How many requests to keep in flight; the ring's slots bound it.
+            timeout: Seconds for all of them.
+
+        Returns:
+            ``n``.
+        """
+        return self._many(layout.OP_READ, offsets, into, length, depth, timeout)
+
+    def write_many(
+        self,
+        offsets: Buffer,
+        data: Grant,
+        *,
+        length: int,
+        depth: int = 32,
+        timeout: float | None = None,
+    ) -> int:
+        """Write many blocks; block ``i`` is byte ``i * length`` of ``data`` and on.
+
+        Like `read_many`; no order among the blocks is promised.
+        """
+        return self._many(layout.OP_WRITE, offsets, data, length, depth, timeout)
+
+    def _many(
+        self, op: int, offsets: Buffer, grant: Grant, length: int, depth: int,
+        timeout: float | None,
+    ) -> int:  # fmt: skip
+        if not 1 <= length <= MAX_TRANSFER:
+            raise ValueError(f"length must be 1 to {MAX_TRANSFER} bytes, not {length}")
+        if grant.length < length:
+            raise ValueError(f"{grant!r} is smaller than one block of {length} bytes")
+        late = None if timeout is None else monotonic() + timeout
+        window = grant.length // length
+        return self._requester.many(
+            op, offsets, grant, 0, length, window, late, depth=depth
+        )
+
+    # -- requests that are waited for later -----------------------------------
+
+    def submit_read(
+        self, offset: int, into: Grant, *, at: int = 0, length: int | None = None
+    ) -> Handle:
+        """Begin to read into ``into[at:at + length]``; see `Handle` for the answer."""
+        return self._submit(layout.OP_READ, offset, into, at, length)
+
+    def submit_write(
+        self, offset: int, data: Grant, *, at: int = 0, length: int | None = None
+    ) -> Handle:
+        """Begin to write ``data[at:at + length]``."""
+        return self._submit(layout.OP_WRITE, offset, data, at, length)
+
+    def submit_flush(self) -> Handle:
+        """Begin a flush."""
+        return self._requester.submit(layout.OP_FLUSH, 0, 0, None, 0)
+
+    def submit_readv(self, offset: int, ranges: Sequence[Range]) -> Handle:
+        """Begin to read consecutive bytes into ``(grant, at, length)`` ranges."""
+        return self._requester.submit_ranges(layout.OP_READ, offset, ranges)
+
+    def submit_writev(self, offset: int, ranges: Sequence[Range]) -> Handle:
+        """Begin to write ``(grant, at, length)`` ranges to consecutive bytes."""
+        return self._requester.submit_ranges(layout.OP_WRITE, offset, ranges)
+
+    def _submit(
+        self, op: int, offset: int, grant: Grant, at: int, length: int | None
+    ) -> Handle:
+        if length is None:
+            length = grant.length - at
+        if at < 0 or length < 1 or at + length > grant.length:
+            raise ValueError(f"{length} bytes at {at} are not within {grant!r}")
+        return self._requester.submit(op, offset, length, grant, at)
+
+    @contextmanager
+    def batch(self) -> Iterator[Block]:
+        """Publish what is submitted in the ``with`` block at its end, all at once.
+
+        One notification at most.  Do not wait for one of its handles inside.
+        """
+        with self._requester.held_back():
+            yield self
+
+    # -- life -----------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable once answers have come."""
+        return self.session.channel.fileno()
+
+    def statistics(self) -> dict[str, int]:
+        """Counts since the connection was made.
+
+        ``requests``, ``responses``, ``notifications`` sent, ``held_off`` (batches
+        that needed none), ``in_flight``, ``in_flight_peak``, ``full`` (how often
+        there was no credit) and ``sleeps``.
+        """
+        return self._requester.statistics()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been done."""
+        return self.session.closed
+
+    def close(self) -> None:
+        """Cancel what is in flight, end the session, unmap its memory; idempotent.
+
+        Raises:
+            BusyError: A view of a grant is in use, or a thread is waiting.
+        """
+        if not self.session.closed:
+            self._copier.close()
+            self._requester.close()
+            self.session.close()
+
+    def __enter__(self) -> Block:
+        if self.closed:
+            raise ClosedError("this device is closed: connect again")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.size} bytes"
+        return f"<Block {self.session.device.name!r}, {state}>"

@@ -1,0 +1,131 @@
+"""What a request in flight looks like from outside: `Handle`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from . import layout
+from ._core import Answer
+
+if TYPE_CHECKING:
+    from .grants import Grant
+    from .requester import Requester
+
+OP_NAMES: Final = {
+    layout.OP_ECHO: "echo",
+    layout.OP_READ: "read",
+    layout.OP_WRITE: "write",
+    layout.OP_FLUSH: "flush",
+    layout.OP_DISCARD: "discard",
+    layout.OP_WRITE_ZEROES: "write-zeroes",
+    layout.OP_CANCEL: "cancel",
+}
+
+
+class Pins(Answer):
+    """Keeps grants pinned until the device is certainly through with them."""
+
+    __slots__ = ("_pinned",)
+
+    def __init__(self, *grants: Grant) -> None:
+        for grant in grants:
+            grant.pin()
+        self._pinned = list(grants)
+
+    def settle(self) -> None:
+        """Unpin; the answer has come.  Again, or from another thread, is harmless."""
+        while True:
+            try:
+                grant = self._pinned.pop()
+            except IndexError:
+                return
+            grant.unpin()
+
+
+class Handle(Pins):
+    """One submitted request.
+
+    Attributes:
+        op: One of ``layout.OP_*``.
+        offset: Bytes on the device.
+        length: Bytes asked for.
+        id: The request's number in the ring; 0 before it is submitted.
+        submitted_s: When, on the monotonic clock.
+    """
+
+    __slots__ = ("_requester", "id", "length", "offset", "op", "submitted_s")
+
+    def __init__(
+        self, requester: Requester, op: int, offset: int, length: int, *grants: Grant
+    ) -> None:
+        super().__init__(*grants)
+        self._requester = requester
+        self.op = op
+        self.offset = offset
+        self.length = length
+        self.id = 0
+        self.submitted_s = monotonic()
+
+    def done(self) -> bool:
+        """Whether the answer has come; never waits."""
+        return self.answered or self._requester.look(self)
+
+    def result(self, timeout: float | None = None) -> int:
+        """Wait for the answer.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            Bytes moved; 0 for operations that move none.
+
+        Raises:
+            OSError: The device's own answer.  ``ECANCELED`` after `cancel`.
+            TimeoutError: Not answered in time; the request is still in flight and
+                its buffer stays pinned: wait again, or `cancel`.
+            BrokenError: The daemon is gone; whether it was done is not known.
+        """
+        self._requester.wait(self, timeout)
+        value = self.value
+        assert value is not None
+        if value < 0:
+            raise OSError(-value, os.strerror(-value), str(self))
+        return value
+
+    def cancel(self, timeout: float | None = None) -> str:
+        """Ask the daemon to stop the operation, and wait for what it says of it.
+
+        Returns:
+            ``cancelled`` when it was stopped, ``done`` when it had been answered,
+            ``running`` when it can no longer be stopped and will be answered soon.
+        """
+        if self.answered:
+            return "done"
+        try:
+            self._requester.cancel(self, timeout)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return "done"
+            if error.errno == errno.EALREADY:
+                return "running"
+            raise
+        with suppress(OSError):
+            self.result(timeout)
+        return "cancelled" if self.value == -errno.ECANCELED else "done"
+
+    def __str__(self) -> str:
+        return describe(self.op, self.offset, self.length)
+
+    def __repr__(self) -> str:
+        state = f"answered {self.value}" if self.answered else "in flight"
+        return f"<Handle {self}, {state}>"
+
+
+def describe(op: int, offset: int, length: int) -> str:
+    """Say what a request asks for."""
+    name = OP_NAMES.get(op, f"op {op}")
+    return name if op == layout.OP_FLUSH else f"{name} of {length} bytes at {offset}"

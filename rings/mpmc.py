@@ -1,0 +1,332 @@
+"""MPMC rings: many producers, many consumers, and anybody may be killed.
+
+A `Ring` is the memory and the two eventfds of one queue of messages; it can be
+pickled to other processes and handed to interpreters.  Whoever puts or gets is a
+*member*: a `Producer`, a `Consumer`, or a `Member` that is both.
+
+    ring = Ring.create(slots=1024, slot_size=240)
+    with Producer(ring) as producer, Consumer(ring) as consumer:
+        producer.put(b"hello")
+        assert consumer.get() == b"hello"
+
+A member killed at any instruction leaves the ring usable: the others find the
+slot it was working on, make sure that it is dead and settle the slot.  A message
+that was being put is skipped; one that was being got is counted in doubt.  What
+is promised, and what is not, stands in docs/PROMISES-mpmc.md; how it works, on
+top of csrc/mpmc.h and csrc/owners.h.
+
+Members of a ring trust one another: one that writes where it should not can
+garble every message (but not read or write outside of the ring).
+
+**Threads.**  A member may be shared by the threads of a process.  **Fork.**  A
+member used in a forked child joins there anew, as a member of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from . import layout
+from ._core import (
+    MpmcConsumer as Consumer,
+)
+from ._core import (
+    MpmcMember as Member,
+)
+from ._core import (
+    MpmcProducer as Producer,
+)
+from ._core import mpmc_initialise
+from .errors import BusyError, ClosedError, LayoutError
+from .memory import Region
+
+if TYPE_CHECKING:
+    from multiprocessing.resource_sharer import DupFd
+
+__all__ = [
+    "Consumer",
+    "Handle",
+    "Member",
+    "MemberFacts",
+    "Producer",
+    "Ring",
+    "Statistics",
+]
+
+U64: Final = (1 << 64) - 1
+EVENT_FLAGS: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+LOSSES_SHIFT: Final = 40
+
+
+class Handle(NamedTuple):
+    """A ring as numbers: what an interpreter or a subprocess needs to attach.
+
+    The descriptors are the sender's: they must be open where they are used.
+    """
+
+    region_fd: int
+    not_full_fd: int
+    not_empty_fd: int
+
+
+class MemberFacts(NamedTuple):
+    """One living member, as its entry has it."""
+
+    owner: int
+    pid: int
+    messages_put: int
+    messages_got: int
+
+
+class Statistics(NamedTuple):
+    """Counts since the ring was made; those of messages lag by what is in motion.
+
+    Attributes:
+        size: Messages in the ring.
+        messages_put: Messages put.
+        messages_got: Messages got.
+        tombstones: Messages that died with their producers.
+        in_doubt: Messages taken by consumers that died before get returned.
+        recovered: Members found dead and settled.
+        members: The entries in use, some perhaps of dead members not yet found.
+    """
+
+    size: int
+    messages_put: int
+    messages_got: int
+    tombstones: int
+    in_doubt: int
+    recovered: int
+    members: tuple[MemberFacts, ...]
+
+
+def region_size(slots: int, slot_size: int) -> int:
+    """Return the bytes of a region for such a ring.
+
+    Raises:
+        ValueError: A number is out of range; the message says which and why.
+    """
+    if not 2 <= slots <= layout.MPMC_MAX_SLOTS or slots & (slots - 1):
+        raise ValueError(
+            f"slots must be a power of two in 2..{layout.MPMC_MAX_SLOTS}, not {slots}"
+        )
+    if not 1 <= slot_size <= layout.MPMC_MAX_SLOT_SIZE:
+        raise ValueError(
+            f"slot_size must be in 1..{layout.MPMC_MAX_SLOT_SIZE}, not {slot_size}"
+        )
+    stride = layout.round_up(layout.MPMC_SLOT_HEADER + slot_size, layout.MPMC_SLOT_UNIT)
+    return layout.round_up(layout.MPMC_SLOTS_OFFSET + slots * stride)
+
+
+class Ring:
+    """The memory and the eventfds of one MPMC ring.
+
+    Attributes:
+        region: The memory.
+        slots: How many messages it holds.
+        slot_size: Bytes of a message at most.
+    """
+
+    __slots__ = (
+        "__weakref__", "not_empty_fd", "not_full_fd", "region", "slot_size", "slots",
+    )  # fmt: skip
+
+    def __init__(self, region: Region, not_full_fd: int, not_empty_fd: int) -> None:
+        """Own a region that holds a ring, and its two eventfds."""
+        self.not_full_fd = not_full_fd
+        self.not_empty_fd = not_empty_fd
+        self.region = region
+        self.slots, self.slot_size = read_numbers(region)
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        slots: int = 1024,
+        slot_size: int = 240,
+        start: int = 0,
+        name: str = "rings-mpmc",
+    ) -> Ring:
+        """Make a ring of ``slots`` messages of up to ``slot_size`` bytes.
+
+        A slot takes 16 bytes more, rounded up to 64: 48, 112 and 240 fit well.
+
+        Args:
+            slots: Messages it holds, a power of two.
+            slot_size: Bytes of the longest message.
+            start: Index of the first message; tests wrap with it.
+            name: Shown in ``/proc/PID/maps``.
+
+        Raises:
+            RegionMemoryError: There is not that much memory.
+            ValueError: A number is out of range.
+        """
+        if not 0 <= start <= U64:
+            raise ValueError(f"start must be a u64, not {start}")
+        size = region_size(slots, slot_size)
+        region = Region.create(size, kind=layout.KIND_MPMC, name=name)
+        buffer = region.buffer
+        struct.pack_into("=IIQ", buffer, layout.MPMC_SLOTS, slots, slot_size, start)
+        mpmc_initialise(buffer, slots, slot_size, start)
+        ring = cls(region, -1, -1)
+        ring.not_full_fd = os.eventfd(0, EVENT_FLAGS)
+        ring.not_empty_fd = os.eventfd(0, EVENT_FLAGS)
+        return ring
+
+    @classmethod
+    def attach(cls, handle: tuple[int, int, int]) -> Ring:
+        """Attach a ring by its `handle`; the descriptors stay the caller's.
+
+        Raises:
+            LayoutError: The region holds no MPMC ring.
+        """
+        region = Region.attach(handle[0], kind=layout.KIND_MPMC)
+        ring = cls(region, -1, -1)
+        ring.not_full_fd = os.dup(handle[1])
+        ring.not_empty_fd = os.dup(handle[2])
+        return ring
+
+    def handle(self) -> Handle:
+        """Return the ring as three descriptor numbers, for `attach`."""
+        return Handle(self.region_fd, self.not_full_fd, self.not_empty_fd)
+
+    @property
+    def region_fd(self) -> int:
+        """Descriptor of the memory."""
+        return self.region.fileno()
+
+    @property
+    def buffer(self) -> memoryview:
+        """All bytes of the region."""
+        if self.closed:
+            raise ClosedError("this ring is closed: attach or create it again")
+        return self.region.buffer
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been done here."""
+        return self.not_empty_fd < 0
+
+    def producer(self, *, spin_us: int = 0) -> Producer:
+        """Join as a member that puts; see `rings.channel.Wait` for ``spin_us``."""
+        return Producer(self, spin_us=spin_us)
+
+    def consumer(self, *, spin_us: int = 0) -> Consumer:
+        """Join as a member that gets."""
+        return Consumer(self, spin_us=spin_us)
+
+    def member(self, *, spin_us: int = 0) -> Member:
+        """Join as a member that puts and gets."""
+        return Member(self, spin_us=spin_us)
+
+    def statistics(self) -> Statistics:
+        """Return the counts; anybody may ask, member or not."""
+        return read_statistics(self.buffer, self.slots)
+
+    def close(self) -> None:
+        """Let go of memory and eventfds in this process; again is harmless.
+
+        Raises:
+            BusyError: Members made here are still open; nothing was closed.
+        """
+        if self.closed:
+            return
+        try:
+            self.region.close()
+        except BusyError:
+            raise BusyError(
+                "the ring has open members in this process: close them first"
+            ) from None
+        os.close(self.not_full_fd)
+        os.close(self.not_empty_fd)
+        self.not_full_fd = self.not_empty_fd = -1
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except BusyError:
+            if error is None:
+                raise
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        for fd in (self.not_full_fd, self.not_empty_fd):
+            if fd >= 0:
+                close(fd)
+        self.not_full_fd = self.not_empty_fd = -1
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"fd {self.region.fd}"
+        return f"<mpmc.Ring {state}, {self.slots} slots of {self.slot_size} bytes>"
+
+    def __reduce__(self) -> tuple[Callable[..., Ring], tuple[object, ...]]:
+        """Travel to another process by `multiprocessing`."""
+        from multiprocessing.reduction import DupFd
+
+        return reattach, (
+            self.region,
+            DupFd(self.not_full_fd),
+            DupFd(self.not_empty_fd),
+        )
+
+
+def reattach(region: Region, not_full: DupFd, not_empty: DupFd) -> Ring:
+    """Make a ring of what came by pickle."""
+    return Ring(region, not_full.detach(), not_empty.detach())
+
+
+def read_numbers(region: Region) -> tuple[int, int]:
+    """Return slots and slot size of a region, having checked that they fit it."""
+    slots, slot_size = struct.unpack_from("=II", region.buffer, layout.MPMC_SLOTS)
+    try:
+        fits = region_size(slots, slot_size) <= region.size
+    except ValueError as error:
+        raise LayoutError(f"the region's header is damaged: {error}") from None
+    if region.kind != layout.KIND_MPMC or not fits:
+        raise LayoutError(
+            f"a region of kind {region.kind} and {region.size} bytes does not hold an"
+            f" MPMC ring of {slots} slots of {slot_size} bytes"
+        )
+    return slots, slot_size
+
+
+def owner_entries(buffer: memoryview) -> Iterator[tuple[int, ...]]:
+    """Yield the words of every entry of the owner table."""
+    first = layout.MPMC_OWNERS_OFFSET
+    last = first + layout.MPMC_OWNERS * layout.MPMC_OWNER_SIZE
+    words = buffer[first:last].cast("Q")
+    per_entry = layout.MPMC_OWNER_SIZE // 8
+    for at in range(0, len(words), per_entry):
+        yield tuple(words[at : at + per_entry])
+
+
+def read_statistics(buffer: memoryview, slots: int) -> Statistics:
+    """Add up the owner table."""
+    entries = list(owner_entries(buffer))
+    prod = int.from_bytes(buffer[layout.MPMC_PROD : layout.MPMC_PROD + 8], "little")
+    cons = int.from_bytes(buffer[layout.MPMC_CONS : layout.MPMC_CONS + 8], "little")
+    ahead = (prod - cons) & U64
+    return Statistics(
+        size=min(ahead, slots) if ahead < 1 << 63 else 0,
+        messages_put=sum(entry[3] for entry in entries),
+        messages_got=sum(entry[4] for entry in entries),
+        tombstones=sum(entry[5] >> LOSSES_SHIFT for entry in entries),
+        in_doubt=sum(entry[6] >> LOSSES_SHIFT for entry in entries),
+        recovered=sum(entry[0] >> 23 & 0x7FFFF for entry in entries),
+        members=tuple(
+            MemberFacts(number, entry[0] >> 42, entry[3], entry[4])
+            for number, entry in enumerate(entries, 1)
+            if entry[0] & 7
+        ),
+    )

@@ -1,0 +1,301 @@
+"""Requests over one session: submit, wait, name what went wrong.
+
+Under every method lies one call of `rings._core.Front`, which knows who waits for
+which answer.  Here are the slow parts: no credit, a timeout, a daemon that is gone.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import local
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from . import layout
+from ._core import Front
+from .errors import BrokenError
+from .grants import Grant, GrantTable
+from .handle import Handle, Pins, describe
+from .pool import BufferPool
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from .rendezvous import Session
+
+REQUEST: Final = struct.Struct("<QBBHIQQ")
+SEGMENT: Final = struct.Struct("<IIII")
+MAX_TRANSFER: Final = 1 << 20
+PIECE: Final = 64 << 10
+Range = tuple[Grant, int, int]
+
+
+class Batching(local):
+    """How deep this thread is in batches of one requester."""
+
+    depth = 0
+
+
+class Requester:
+    """Turns operations on grants into requests, and answers into results."""
+
+    def __init__(self, session: Session, spin_us: int) -> None:
+        shape = session.geometry
+        self._session = session
+        self.pool = BufferPool(
+            session.region, shape, GrantTable(session.region, shape)
+        )
+        self._batching = Batching()
+        self._front = Front(
+            buffer=session.region.view(shape.ring_offset, shape.ring_size),
+            layout=shape.ring_layout,
+            slots=shape.slots,
+            slot_size=shape.slot_size,
+            start=shape.start,
+            notify_fd=session.channel.notify_fd,
+            wait_fd=session.channel.fileno(),
+            hangup_fd=session.socket.fileno(),
+            spin_us=spin_us,
+            on_hangup=session.check,
+            orphan=Pins,
+        )
+
+    # -- one operation, waited for --------------------------------------------
+
+    def call(
+        self, op: int, offset: int, length: int, grant: Grant | None, at: int,
+        timeout: float | None,
+    ) -> int:  # fmt: skip
+        """Do one operation on ``grant[at:at + length]`` and return its result."""
+        if grant is None:
+            handle = self.submit(op, offset, length, None, 0)
+            return handle.result(timeout)
+        grant.pin()
+        try:
+            result = self._front.call(
+                grant, op, offset, length, grant.gref, grant.generation, at, timeout
+            )
+        except TimeoutError:
+            raise self._late(op, offset, length, timeout) from None
+        except BrokenError as error:
+            raise self._gone(error) from None
+        finally:
+            grant.unpin()
+        if result is None:
+            late = None if timeout is None else monotonic() + timeout
+            self._wait_credit(late)
+            left = None if late is None else max(0.0, late - monotonic())
+            return self.call(op, offset, length, grant, at, left)
+        return result
+
+    def pieces(
+        self, op: int, offset: int, length: int, grant: Grant, timeout: float | None
+    ) -> int:
+        """Move the first ``length`` bytes of a grant by several requests at once.
+
+        A failure leaves the rest in an unknown state.
+        """
+        piece = min(MAX_TRANSFER, layout.round_up(max(length // 8, PIECE), PIECE))
+        whole = length // piece
+        late = None if timeout is None else monotonic() + timeout
+        offsets = array("Q", range(offset, offset + whole * piece, piece))
+        self.many(op, offsets, grant, 0, piece, max(1, whole), late)
+        rest = length - whole * piece
+        if rest:
+            left = None if late is None else max(0.0, late - monotonic())
+            at = whole * piece
+            self.call(op, offset + at, rest, grant, at, left)
+        return length
+
+    def many(
+        self, op: int, offsets: Buffer, grant: Grant, at: int, length: int,
+        window: int, late: float | None, depth: int = 32,
+    ) -> int:  # fmt: skip
+        """Move many blocks of one length; block ``i`` in buffer slot ``i % window``."""
+        view = memoryview(offsets).cast("B").cast("Q")
+        done = 0
+        grant.pin()
+        try:
+            while done < len(view):
+                left = None if late is None else max(0.0, late - monotonic())
+                start = at if window < len(view) else at + done * length
+                done += self._front.many(
+                    grant, op, view[done:], length, grant.gref, grant.generation,
+                    start, window, depth, left,
+                )  # fmt: skip
+                if done < len(view):
+                    self._wait_credit(late)
+        except TimeoutError:
+            raise self._late(op, view[done], length, None) from None
+        except BrokenError as error:
+            raise self._gone(error) from None
+        finally:
+            grant.unpin()
+        return done
+
+    # -- requests that are waited for later -----------------------------------
+
+    def submit(
+        self, op: int, offset: int, length: int, grant: Grant | None, at: int
+    ) -> Handle:
+        """Begin one operation."""
+        grants = () if grant is None else (grant,)
+        gref = None if grant is None else grant.gref
+        generation = 0 if grant is None else grant.generation
+        handle = Handle(self, op, offset, length, *grants)
+        try:
+            while True:
+                number = self._front.submit(
+                    handle, op, offset, length, gref, generation, at
+                )
+                if number is not None:
+                    break
+                self._wait_credit(None)
+        except BaseException:
+            handle.settle()
+            raise
+        return self._submitted(handle, number)
+
+    def submit_ranges(self, op: int, offset: int, ranges: Sequence[Range]) -> Handle:
+        """Begin one operation on several ranges of memory, in their order."""
+        check_ranges(ranges)
+        length = sum(part[2] for part in ranges)
+        segments = b"".join(
+            SEGMENT.pack(grant.gref, grant.generation, at, size)
+            for grant, at, size in ranges
+        )
+        grants = [part[0] for part in ranges]
+        flags = 0
+        if len(ranges) > layout.IO_INLINE_SEGMENTS:
+            table = self.pool.alloc(len(segments), rights=layout.RIGHT_DEVICE_READS)
+            with table.view() as view:
+                view[:] = segments
+            segments = SEGMENT.pack(table.gref, table.generation, 0, len(segments))
+            flags = layout.IO_FLAG_INDIRECT
+            grants.append(table)
+        head = REQUEST.pack(0, op, flags, len(ranges), 0, offset, length)
+        request = (head + segments).ljust(layout.IO_REQUEST_SIZE, b"\0")
+        handle = Handle(self, op, offset, length, *grants)
+        if flags:
+            self.pool.abandon(table)
+        return self._submit_request(handle, request)
+
+    def _submit_request(self, handle: Handle, request: bytes) -> Handle:
+        try:
+            while (number := self._front.submit_request(handle, request)) is None:
+                self._wait_credit(None)
+        except BaseException:
+            handle.settle()
+            raise
+        return self._submitted(handle, number)
+
+    def _submitted(self, handle: Handle, number: int) -> Handle:
+        handle.id = number
+        if not self._batching.depth:
+            self._front.flush()
+        return handle
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Publish this thread's submissions at the end of the block only."""
+        self._batching.depth += 1
+        try:
+            yield
+        finally:
+            self._batching.depth -= 1
+            self._front.flush()
+
+    # -- answers --------------------------------------------------------------
+
+    def wait(self, handle: Handle, timeout: float | None) -> None:
+        """Wait until a handle is answered."""
+        try:
+            answered = self._front.wait(handle, timeout)
+        except BrokenError as error:
+            raise self._gone(error) from None
+        self.poll()
+        handle.settle()
+        if not answered:
+            raise self._late(handle.op, handle.offset, handle.length, timeout)
+
+    def look(self, handle: Handle) -> bool:
+        """Return whether a handle is answered, having taken what has come."""
+        try:
+            answered = self._front.wait(handle, 0)
+        except BrokenError as error:
+            raise self._gone(error) from None
+        self.poll()
+        return answered
+
+    def cancel(self, handle: Handle, timeout: float | None) -> None:
+        """Ask the daemon to cancel a request; OSError is its answer."""
+        self.call_cancel(handle.id, timeout)
+
+    def call_cancel(self, number: int, timeout: float | None) -> None:
+        """Cancel the request of that id."""
+        self.submit(layout.OP_CANCEL, number, 0, None, 0).result(timeout)
+
+    def poll(self) -> None:
+        """Unpin what was answered; never waits."""
+        for token in self._front.collect():
+            token.settle()
+
+    def _wait_credit(self, late: float | None) -> None:
+        self._front.flush()
+        left = None if late is None else max(0.0, late - monotonic())
+        try:
+            if not self._front.wait_credit(left):
+                raise self._late(0, 0, 0, left)
+        except BrokenError as error:
+            raise self._gone(error) from None
+        self.poll()
+
+    # -- what went wrong ------------------------------------------------------
+
+    def _in_flight(self) -> tuple[str, ...]:
+        return tuple(describe(*call[1:]) for call in self._front.in_flight())
+
+    def _where(self) -> str:
+        session = self._session
+        return (
+            f"{session.device.name!r} on {session.address}"
+            f" (daemon pid {session.peer.pid})"
+        )
+
+    def _late(
+        self, op: int, offset: int, length: int, timeout: float | None
+    ) -> TimeoutError:
+        what = describe(op, offset, length) if op else "a free slot"
+        within = "in time" if timeout is None else f"within {timeout:.3g} s"
+        return TimeoutError(
+            f"{what}: no answer {within} from {self._where()};"
+            f" {len(self._in_flight())} in flight"
+        )
+
+    def _gone(self, error: BrokenError) -> BrokenError:
+        lost = self._in_flight()
+        doubt = f"; in doubt: {', '.join(lost[:8])}" if lost else ""
+        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
+        return BrokenError(f"{self._where()}: {error}{doubt}{more}", lost)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters of the front."""
+        return self._front.statistics()
+
+    def close(self) -> None:
+        """Let go of the ring's memory."""
+        self._front.close()
+
+
+def check_ranges(ranges: Sequence[Range]) -> None:
+    """Refuse ranges that are none, too many, or outside their grants."""
+    if not 1 <= len(ranges) <= layout.IO_MAX_SEGMENTS:
+        raise ValueError(
+            f"1 to {layout.IO_MAX_SEGMENTS} ranges a request, not {len(ranges)}"
+        )
+    for grant, at, size in ranges:
+        if at < 0 or size < 1 or at + size > grant.length:
+            raise ValueError(f"{size} bytes at {at} are not within {grant!r}")

@@ -1,0 +1,227 @@
+/* Kill rig: workers that SIGKILL themselves between any two stores of a call.
+ *
+ * Built with FAULT(n) compiled in, over the code that is shipped.  Each worker
+ * draws a point and a number, puts and gets until it has met that point that
+ * often, and kills itself there; another takes its place.  Every message has a
+ * byte in `fates`; after the last kill the ring is drained and must be as good as
+ * new.
+ *
+ *   fault KILLS START SEED RECOVERY(0|1)
+ *
+ * Exit status: 0 all good, 1 something lost, torn or twice, 2 stuck, 9 rig trouble.
+ */
+static void rig_fault(int point);
+#define FAULT(point) rig_fault(point)
+#define STALL_MIN_NS 20000u
+
+#include "rig.h"
+
+enum { WORKERS = 3, POINTS = 12, MESSAGES = 1 << 22, SLOTS = 8, STUCK_MS = 3000 };
+enum { ACKNOWLEDGED = 1, GOT = 2 };
+
+struct shared {
+    shared_u64 moves; /* successful calls of all workers */
+    shared_u32 next[WORKERS];
+    shared_u32 kills[POINTS + 1];
+    shared_u32 torn;
+    shared_u32 twice;
+    _Atomic uint8_t fates[WORKERS][MESSAGES];
+};
+
+static struct shared *shared;
+static struct rig rig;
+static struct mpmc_member member;
+static uint8_t in_hand[RIG_SLOT_SIZE];
+static uint32_t in_hand_length;
+static uint64_t at; /* where the last call stood */
+static int fatal_point, fatal_count;
+static bool uncounted; /* its messages are no worker's */
+
+static void record(void)
+{
+    uint32_t who, number;
+    if (!rig_whole(in_hand, in_hand_length, &who, &number) || who >= WORKERS ||
+        number >= MESSAGES)
+        atomic_fetch_add(&shared->torn, 1);
+    else if (atomic_fetch_or(&shared->fates[who][number], GOT) & GOT)
+        atomic_fetch_add(&shared->twice, 1);
+}
+
+/* Point 6 lies between copying a message and freeing its slot: it counts as got
+ * before it can count as in doubt. */
+static void rig_fault(int point)
+{
+    if (point == 6 && !uncounted)
+        record();
+    if ( fatal_count == 0 || (fatal_point != 0 && point != fatal_point))
+        return;
+    if (--fatal_count > 0)
+        return;
+    atomic_fetch_add(&shared->kills[point], 1);
+    kill(getpid(), SIGKILL);
+}
+
+static void put_next(uint32_t who)
+{
+    uint8_t message[RIG_SLOT_SIZE];
+    uint32_t number = load_relaxed(&shared->next[who]);
+    if (number >= MESSAGES)
+        _exit(8);
+    uint32_t length = rig_fill(message, who, number);
+    /* Stored first: a killed call's number is never used again. */
+    store_relaxed(&shared->next[who], number + 1);
+    if (mpmc_put_unstalling(&member, &at, message, length) == MPMC_OK) {
+        atomic_fetch_or(&shared->fates[who][number], ACKNOWLEDGED);
+        atomic_fetch_add(&shared->moves, 1);
+    } else {
+        store_relaxed(&shared->next[who], number);
+    }
+}
+
+static void get_next(void)
+{
+    if (mpmc_get_unstalling(&member, &at, in_hand, &in_hand_length) == MPMC_OK)
+        atomic_fetch_add(&shared->moves, 1);
+}
+
+static void work(uint32_t who, uint64_t seed, bool recovery)
+{
+    fatal_point = 1 + (int)(rig_random(&seed) % POINTS);
+    fatal_count = 1 + (int)(rig_random(&seed) % 20);
+    if (fatal_point >= 8)
+        fatal_count = 1;
+    rig_join(&rig, &member);
+    member.no_recovery = !recovery;
+    for (uint64_t i = 0;; i++) {
+        if (i == 2000) /* a point that does not come by: any will do */
+            fatal_point = 0, fatal_count = 1 + (int)(rig_random(&seed) % POINTS);
+        if (rig_random(&seed) & 1)
+            put_next(who);
+        else
+            get_next();
+    }
+}
+
+static pid_t start_worker(uint32_t who, uint64_t seed, bool recovery)
+{
+    pid_t pid = fork();
+    if (pid < 0)
+        rig_die("fork");
+    if (pid == 0)
+        work(who, seed | 1, recovery);
+    return pid;
+}
+
+/* Wait for any worker's death; 0 if nothing at all moved for too long. */
+static pid_t wait_for_death(void)
+{
+    uint64_t moves = load64(&shared->moves), idle_since = now_ns();
+    for (;;) {
+        int status;
+        pid_t pid = waitpid(-1, &status, WNOHANG);
+        if (pid > 0 && WIFEXITED(status))
+            _exit(WEXITSTATUS(status));
+        if (pid != 0)
+            return pid;
+        if (load64(&shared->moves) != moves)
+            moves = load64(&shared->moves), idle_since = now_ns();
+        if (now_ns() - idle_since > STUCK_MS * UINT64_C(1000000))
+            return 0;
+        usleep(20);
+    }
+}
+
+static void stop_all(const pid_t *pids)
+{
+    for (int i = 0; i < WORKERS; i++)
+        if (pids[i] > 0) {
+            kill(pids[i], SIGKILL);
+            waitpid(pids[i], NULL, 0);
+        }
+}
+
+/* False if the ring got stuck. */
+static bool kill_many(uint32_t kills, uint64_t seed, bool recovery)
+{
+    pid_t pids[WORKERS];
+    for (uint32_t i = 0; i < WORKERS; i++)
+        pids[i] = start_worker(i, rig_random(&seed), recovery);
+    for (uint32_t done = 0; done < kills; done++) {
+        pid_t dead = wait_for_death();
+        for (uint32_t i = 0; dead != 0 && i < WORKERS; i++)
+            if (pids[i] == dead)
+                pids[i] = start_worker(i, rig_random(&seed), recovery);
+        if (dead != 0)
+            continue;
+        stop_all(pids);
+        return false;
+    }
+    stop_all(pids);
+    return true;
+}
+
+/* Every slot must hold a message again, lap after lap. */
+static bool capacity_is_whole(void)
+{
+    uncounted = true;
+    for (uint32_t lap = 0; lap < 3; lap++) {
+        uint32_t room = 0, full = 0, length;
+        uint8_t out[RIG_SLOT_SIZE];
+        while (room <= rig.nr_slots && mpmc_put(&member, &at, "x", 1) == MPMC_OK)
+            room++;
+        while (full <= rig.nr_slots && mpmc_get(&member, &at, out, &length) == MPMC_OK)
+            full++;
+        if (room != rig.nr_slots || full != rig.nr_slots)
+            return false;
+    }
+    return true;
+}
+
+static uint64_t count_missing(void)
+{
+    uint64_t missing = 0;
+    for (uint32_t who = 0; who < WORKERS; who++)
+        for (uint32_t i = 0; i < load_relaxed(&shared->next[who]) && i < MESSAGES; i++)
+            missing += atomic_load(&shared->fates[who][i]) == ACKNOWLEDGED;
+    return missing;
+}
+
+static void drain(void)
+{
+    rig_join(&rig, &member);
+    owner_recover_all(&member.ring, &member.self, member.lock_fd);
+    while (mpmc_get(&member, &at, in_hand, &in_hand_length) == MPMC_OK)
+        ;
+}
+
+static int report(bool stuck)
+{
+    uint64_t missing = count_missing(), in_doubt = rig_losses(&member.ring, true);
+    uint32_t torn = load_relaxed(&shared->torn), twice = load_relaxed(&shared->twice);
+    printf("{\"moves\": %lu, \"torn\": %u, \"twice\": %u, \"missing\": %lu, \"in_doubt\": %lu, "
+           "\"tombstones\": %lu, \"recovered\": %lu, \"stuck\": %d, \"points\": [",
+           load64(&shared->moves), torn, twice, missing, in_doubt,
+           rig_losses(&member.ring, false), rig_deaths(&member.ring), stuck);
+    for (int i = 1; i <= POINTS; i++)
+        printf("%s%u", i > 1 ? ", " : "", load_relaxed(&shared->kills[i]));
+    printf("]}\n");
+    if (stuck)
+        return 2;
+    return torn == 0 && twice == 0 && missing <= in_doubt ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 5)
+        return 9;
+    bool recovery = atoi(argv[4]);
+    rig = rig_make(SLOTS, strtoull(argv[2], NULL, 0));
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
+                  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (shared == MAP_FAILED)
+        rig_die("mmap");
+    bool stuck = !kill_many((uint32_t)atoi(argv[1]), strtoull(argv[3], NULL, 0), recovery);
+    drain();
+    int status = report(stuck);
+    return status == 0 && !capacity_is_whole() ? 1 : status;
+}

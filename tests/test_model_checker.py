@@ -1,0 +1,105 @@
+"""The notification protocol, checked over every interleaving and store-buffer delay."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import rings
+
+MODEL = Path(__file__).with_name("model") / "notify.pml"
+HEADER = Path(rings.__file__).with_name("csrc") / "xen.h"
+GUILTY = [
+    "NO_PRODUCER_BARRIER",
+    "NO_CONSUMER_BARRIER",
+    "NO_FINAL_CHECK",
+    "CHECK_BEFORE_ARMING",
+    "ONLY_THE_NEWEST",
+]
+ORDERING = re.compile(r"(release|acquire|full barrier): ([a-z]+-[a-z]+)")
+STATEMENT = re.compile(r"/\* (xen_\w+): (.*?) \*/")
+
+needs_spin = pytest.mark.skipif(
+    not (shutil.which("spin") and shutil.which("gcc")),
+    reason="needs spin (Debian's package) and gcc",
+)
+
+
+def verify(folder: Path, *variant: str) -> tuple[int, int, str]:
+    """Return Spin's errors, the states it stored, and what it said."""
+    defines = [f"-D{name}" for name in variant]
+    subprocess.run(
+        ["spin", *defines, "-a", str(MODEL)],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        ["gcc", "-w", "-O1", "-DSAFETY", "-o", "pan", "pan.c"], cwd=folder, check=True
+    )
+    run = ["./pan", "-m100000"]
+    said = subprocess.run(run, cwd=folder, check=True, capture_output=True, text=True)
+    [errors] = re.findall(r"errors: (\d+)", said.stdout)
+    [states] = re.findall(r"(\d+) states, stored", said.stdout)
+    assert "max search depth too small" not in said.stdout
+    return int(errors), int(states), said.stdout
+
+
+@needs_spin
+def test_the_protocol_never_sleeps_beside_work(tmp_path):
+    errors, states, said = verify(tmp_path)
+    assert errors == 0, said
+    assert states > 1000
+    assert "unreached in proctype back\n\t(0 of" in said, "a statement never ran"
+    assert "unreached in proctype front\n\t(0 of" in said, "a statement never ran"
+
+
+@needs_spin
+@pytest.mark.parametrize("variant", GUILTY)
+def test_each_variant_loses_a_wake_up(tmp_path, variant):
+    errors, _, said = verify(tmp_path, variant)
+    assert errors == 1
+    assert "invalid end state" in said
+
+
+def body(function: str) -> str:
+    """The text of a function of the header, from its name to its closing brace."""
+    [found] = re.findall(
+        rf"^static inline [^;{{]*\b{function}\(.*?^}}", HEADER.read_text(), re.M | re.S
+    )
+    return found
+
+
+def test_statements_stand_in_the_header_in_the_models_order():
+    stated: dict[str, list[str]] = {}
+    for function, statement in STATEMENT.findall(MODEL.read_text()):
+        stated.setdefault(function, []).append(statement)
+    assert set(stated) == {"xen_push", "xen_back_final_check"}
+    for function, statements in stated.items():
+        text = body(function)
+        places = [text.index(statement) for statement in statements]
+        assert places == sorted(places), function
+
+
+def test_orderings_have_the_headers_names_in_the_headers_order():
+    model = MODEL.read_text()
+    front, back = model[model.index("proctype front()") :].split("proctype back()")
+    assert ORDERING.findall(front) == ORDERING.findall(body("xen_front_publish"))
+    header = body("xen_back_ready") + body("xen_back_final_check")
+    assert ORDERING.findall(back) == ORDERING.findall(header)
+
+
+def test_the_front_waits_as_the_back_does():
+    """The model has one direction; the other must be the same code."""
+
+    def skeleton(function: str) -> list[str]:
+        return re.findall(r"\b(?:store|load)_\w+|final_check|_ready\(", body(function))
+
+    back, front = map(skeleton, ("xen_back_final_check", "xen_front_final_check"))
+    assert [each for each in front if each != "load_acquire"] == back
+    assert "xen_push(" in body("xen_front_publish")
+    assert "xen_push(" in body("xen_back_publish")

@@ -1,0 +1,192 @@
+"""Kill rigs, sanitizers and the model of the MPMC ring, each with its control.
+
+The programs in rigs/ are compiled over the headers that are shipped.  A control
+is the same program with something broken on purpose, and has to fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CSRC = HERE.parent / "rings" / "csrc"
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
+PLAIN = ["-O2"]
+TSAN = ["-O1", "-fno-builtin", "-fsanitize=thread"]
+ASAN = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+HANG_S = 100
+WRAPS = (2**32 - 3, 2**48 - 3)
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Compile a rig, with changes to headers of ours if wanted; once each."""
+    made = {}
+
+    def build(name, flags, changes=()):
+        key = (name, *flags, *changes)
+        if key not in made:
+            made[key] = compile_rig(tmp_path_factory.mktemp(name), name, flags, changes)
+        return made[key]
+
+    return build
+
+
+def compile_rig(place, name, flags, changes):
+    headers = place / "csrc"
+    headers.mkdir()
+    for header in CSRC.glob("*.h"):
+        shutil.copy(header, headers)
+    for file, old, new in changes:
+        text = (headers / file).read_text()
+        assert old in text, f"the mutant is out of date: {old!r} is not in {file}"
+        (headers / file).write_text(text.replace(old, new))
+    rig = HERE / "rigs" / f"{name}.c"
+    command = ["gcc", *FLAGS, *flags, f"-I{headers}", str(rig), "-o", str(place / name)]
+    subprocess.run(command, check=True)
+    return place / name
+
+
+def run(program, *arguments, status=0):
+    """Run a rig; return what it counted."""
+    command = [str(program), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
+    assert done.returncode == status, (done.stdout, done.stderr[-2000:])
+    return json.loads(done.stdout) if done.stdout.startswith("{") else done
+
+
+def kills(wanted):
+    return int(os.environ.get("RINGS_KILLS", wanted))
+
+
+# -- killed between any two stores --------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [0, *WRAPS])
+def test_killed_at_every_store(build, start):
+    wanted = kills(10_000 if start == 0 else 2_000)
+    counts = run(build("fault", PLAIN), wanted, start, 7, 1)
+    assert min(counts["points"]) > 0, "a point was never hit"
+    assert sum(counts["points"]) >= wanted
+    assert counts["torn"] == counts["twice"] == counts["stuck"] == 0
+    assert counts["missing"] <= counts["in_doubt"] <= counts["recovered"]
+    assert counts["tombstones"] <= counts["recovered"]
+
+
+def test_control_without_recovery_the_fault_rig_sticks(build):
+    assert run(build("fault", PLAIN), 1_000, 0, 7, 0, status=2)["stuck"]
+
+
+def test_control_a_published_dead_slot_is_found(build):
+    """Recovery that publishes what a dead producer left delivers garbage."""
+    change = (
+        "owners.h",
+        "mpmc_make(index, 0, MPMC_TOMB)",
+        "mpmc_make(index, 0, MPMC_FULL)",
+    )
+    counts = run(build("fault", PLAIN, (change,)), 1_000, 0, 7, 1, status=1)
+    assert counts["torn"] + counts["twice"] > 0
+
+
+def test_control_a_lost_count_is_found(build):
+    change = ("owners.h", "owner_count_loss(&entry->in_doubt, index)", "(void)0")
+    counts = run(build("fault", PLAIN, (change,)), 2_000, 0, 7, 1, status=1)
+    assert counts["missing"] > counts["in_doubt"] == 0
+
+
+# -- killed between any two instructions ----------------------------------------------
+
+
+def test_killed_at_sampled_instructions(build):
+    for seed, start in enumerate((0, *WRAPS)):
+        counts = run(build("step", PLAIN), 5, start, 11 + seed, 1)
+        assert counts["injections"] > 20
+        assert counts["in_doubt"] > 0
+        assert counts["tombstones"] > 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_killed_at_every_pair_of_instructions(build):
+    done = subprocess.run(
+        [str(build("step", PLAIN)), "all", "0", "1", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    print(done.stdout)
+
+
+def test_control_without_recovery_stepped_kills_stick(build):
+    assert run(build("step", PLAIN), 3, 0, 11, 0, status=1)["stuck"] > 0
+
+
+# -- sanitizers ----------------------------------------------------------------------
+
+WEAK_SWAP = (
+    "mpmc.h",
+    "static inline void count64",
+    """static inline bool weak_swap(shared_u64 *word, uint64_t old, uint64_t new)
+{
+    return atomic_compare_exchange_strong_explicit(word, &old, new, memory_order_relaxed,
+                                                   memory_order_relaxed);
+}
+
+static inline void count64""",
+)
+
+
+def weaken(function, *more):
+    """Replace the swap of one function by a relaxed one."""
+    text = (CSRC / "mpmc.h").read_text()
+    body = text[text.index(f"{function}(") :]
+    body = body[: body.index("\n}\n")]
+    return (WEAK_SWAP, ("mpmc.h", body, body.replace("swap64(", "weak_swap(")), *more)
+
+
+def weaken_look(function):
+    text = (CSRC / "mpmc.h").read_text()
+    body = text[text.index(f"{function}(") :]
+    body = body[: body.index("\n}\n")]
+    return (
+        "mpmc.h",
+        body,
+        body.replace("load64_seq_cst(&slot->word)", "load64(&slot->word)"),
+    )
+
+
+MUTANTS = {
+    "publish releases nothing": weaken("bool mpmc_publish"),
+    "free releases nothing": weaken("bool mpmc_free"),
+    "take acquires nothing": weaken("bool mpmc_take", weaken_look("mpmc_ready")),
+    "claim acquires nothing": weaken(
+        "enum mpmc_result mpmc_claim", weaken_look("mpmc_room")
+    ),
+}
+
+
+@pytest.mark.parametrize("flags", [TSAN, ASAN], ids=["tsan", "asan"])
+@pytest.mark.parametrize("start", [0, *WRAPS])
+def test_sanitizers_find_nothing(build, flags, start):
+    counts = run(build("threads", flags), 200_000, 100, start)
+    assert counts["deaths"] > 0
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_control_weakened_orders_are_data_races(build, mutant):
+    program = build("threads", TSAN, MUTANTS[mutant])
+    done = subprocess.run(
+        [str(program), "50000", "0", "0"],
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+    )
+    assert "data race" in done.stderr, done.stdout

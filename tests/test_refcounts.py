@@ -1,0 +1,188 @@
+"""No use of a C type leaks an object, memory, or a reference to a singleton.
+
+Under the limited API the headers of one Python may count references that another
+does not, so each use runs in a loop under every Python that can be found.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from rings import _core
+from tests.interp import require_python, run_python
+
+VERSIONS = ["3.11", "3.12", "3.13"]
+ROUNDS = 20_000
+TOLERANCE = ROUNDS // 10  # what is lost in every use drifts by ROUNDS or more
+TOLERANCE_BYTES = 2 << 20
+
+METER = """
+import gc, json, os, resource, sys
+from rings import _core
+
+SINGLETONS = {{"None": None, "True": True, "False": False, "bytes": b"", "tuple": ()}}
+
+def fails(call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except Exception:
+        return
+    raise AssertionError(f"{{call}} does not fail")
+
+{use}
+
+def measure():
+    gc.collect()
+    found = {{name: sys.getrefcount(one) for name, one in SINGLETONS.items()}}
+    found |= {{kind.__name__: sys.getrefcount(kind) for kind in KINDS}}
+    found["blocks"] = sys.getallocatedblocks()
+    with open("/proc/self/statm") as file:
+        found["rss"] = int(file.read().split()[1]) * resource.getpagesize()
+    found["fds"] = len(os.listdir("/proc/self/fd"))
+    return found
+
+KINDS = [kind for kind in vars(_core).values() if isinstance(kind, type)]
+for _ in range({rounds} // 4):
+    use()
+before = measure()
+for _ in range({rounds}):
+    use()
+after = measure()
+print(json.dumps({{name: after[name] - before[name] for name in before}}))
+"""
+
+ATOMICS = """
+memory = bytearray(64)
+
+def use():
+    words = _core.Atomics(memory, format="q", offset=8, count=3)
+    with words:
+        words.store(0, 2**62), words.load(0), words.add(0, 2**62), words.sub(0, -1)
+        words.and_(0, 7), words.or_(0, 2**40), words.xor(0, 2**41)
+        words.exchange(0, 2**42), words.compare_exchange(0, 2**42, 2**43)
+        words.wait(0, 0), words.wait(0, 2**43, 0), words.notify(0), words.notify(0, 0)
+        len(words), words.format, words.itemsize, words.readonly, words.closed
+        for call in (words.load, words.notify):
+            fails(call, 3), fails(call, 2**80), fails(call, "x"), fails(call)
+        fails(words.add, 0, 1.5), fails(words.store, 0, None)
+        fails(words.store, 9, len(memory) << 60)
+        fails(words.compare_exchange, 0, None, 1), fails(words.wait, 0, 0, "x")
+    words.close()
+    fails(words.load, 0), fails(words.__enter__)
+    fails(_core.Atomics), fails(_core.Atomics, 3), fails(_core.Atomics, memory, 3)
+    fails(_core.Atomics, memory, count=99), fails(_core.Atomics, memory, format="h")
+    fails(_core.Atomics(bytes(8)).store, 0, 1)
+"""
+
+XEN = """
+def use():
+    memory = bytearray(256 + 4 * 64)
+    sizes = {"slots": 4, "slot_size": 64, "response_size": 16}
+    front = _core.FrontRing(memory, **sizes, initialise=True)
+    back = _core.BackRing(memory, **sizes)
+    front.put(b"q" * 64), front.put_many([b"r" * 64] * 2), front.put_many(bytes(64))
+    front.put(bytes(64)), front.publish(), back.final_check(), back.take(1)
+    back.take_into(bytearray(256)), back.take()
+    back.put(bytes(16)), back.put_many([b"a" * 16] * 3), back.publish()
+    front.take(1), front.take_into(bytearray(64)), front.take(), front.final_check()
+    for half in (front, back):
+        half.statistics(), half.in_flight, half.unpublished, half.is_broken
+        fails(half.put, "x"), fails(half.take_into, b""), fails(half.put_many, 3)
+        half.close()
+        fails(half.publish)
+    fails(_core.FrontRing), fails(_core.FrontRing, memory, slots=3, slot_size=64)
+    fails(_core.BackRing), fails(_core.BackRing, b"", slots=4, slot_size=64)
+"""
+
+VIEW = """
+def use():
+    view = _core.View(bytearray(64), 8, 16)
+    if sys.version_info >= (3, 12):
+        memoryview(view).release()
+    view.exports, view.released, view.release(), view.release()
+    _core.View(bytes(8), 0, 8, True), fails(_core.View), fails(_core.View, b"", -1, 0)
+    fails(_core.View, bytes(8), 0, 99), fails(memoryview, view)
+"""
+
+FRONT = """
+class Handle(_core.Answer):
+    pass
+
+def make(memory, slots=4):
+    return _core.Front(
+        buffer=memory, layout=1, slots=slots, slot_size=64, start=0, notify_fd=-1,
+        wait_fd=-1, hangup_fd=-1, spin_us=0, on_hangup=list, orphan=Handle,
+    )
+
+def use():
+    front, handle = make(bytearray(256 + 4 * 64)), Handle()
+    handle.answered, handle.value
+    fails(front.submit), fails(front.submit, 1), fails(front.call), fails(front.many)
+    front.flush(), front.collect(), front.in_flight(), front.statistics()
+    front.close()
+    fails(front.wait, 1, 2, 3), fails(make, bytes(8)), fails(make, bytearray(8), 3)
+"""
+
+# One use for each type of the extension: every method, and the ways to fail.
+USES = {
+    "Answer": FRONT,
+    "Atomics": ATOMICS,
+    "BackRing": XEN,
+    "Front": FRONT,
+    "FrontRing": XEN,
+    "View": VIEW,
+}
+
+
+def c_types() -> list[str]:
+    return sorted(name for name, kind in vars(_core).items() if isinstance(kind, type))
+
+
+def drift(python: str, use: str) -> dict[str, int]:
+    output = run_python(python, METER.format(use=use, rounds=ROUNDS))
+    found: dict[str, int] = json.loads(output)
+    grown = {"rss": TOLERANCE_BYTES, "fds": 0}
+    shrunk = {"rss": sys.maxsize, "fds": 0}
+    return {
+        name: change
+        for name, change in found.items()
+        if change > grown.get(name, TOLERANCE) or -change > shrunk.get(name, TOLERANCE)
+    }
+
+
+@pytest.mark.parametrize("name", c_types())
+def test_every_c_type_has_a_use(name: str) -> None:
+    assert name in USES, f"write a use of {name} into USES: all its methods and errors"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", sorted(set(USES) & set(c_types())))
+def test_uses_leave_nothing_behind(version: str, name: str) -> None:
+    assert drift(require_python(version), USES[name]) == {}
+
+
+KEEPING = {
+    "blocks": "kept = []\ndef use(): kept.append(object())",
+    "rss": "kept = []\ndef use(): kept.append(bytes(1000))",
+    "Atomics": "kept = []\ndef use(): kept.append(_core.Atomics(bytearray(8)))",
+    "fds": "turns = []\ndef use(): turns.append(0) or len(turns) == 9999 and os.dup(1)",
+}
+
+
+@pytest.mark.parametrize("what", KEEPING)
+def test_control_the_meter_sees_what_is_kept(what: str) -> None:
+    assert what in drift(sys.executable, KEEPING[what])
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="None is immortal there")
+@pytest.mark.parametrize("call", ["Py_IncRef", "Py_DecRef"])
+def test_control_the_meter_sees_a_miscounted_none(call: str) -> None:
+    use = "import ctypes\nnone = ctypes.py_object(None)\n"
+    use += "ctypes.pythonapi.Py_IncRef.argtypes = [ctypes.py_object]\n"
+    use += "for _ in range(100_000): ctypes.pythonapi.Py_IncRef(none)\n"
+    use += f"call = ctypes.pythonapi.{call}\ncall.argtypes = [ctypes.py_object]\n"
+    use += "call.restype = ctypes.c_int\ndef use(): call(none)"
+    assert "None" in drift(sys.executable, use)
