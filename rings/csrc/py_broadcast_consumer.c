@@ -150,7 +150,8 @@ static int take_entry(struct consumer *self)
         PyErr_Clear();
     }
     py_raise("BusyError", "all %u consumer entries are held by live processes; close one, or "
-                          "create the ring with more consumers", (unsigned)self->base.ring.consumers);
+                          "create the ring with more consumers",
+             (unsigned)self->base.ring.consumers);
     return -1;
 }
 
@@ -179,7 +180,7 @@ static PyObject *get_index(PyObject *op, void *ignored)
     return PyLong_FromUnsignedLong(((struct consumer *)op)->state.index);
 }
 
-/* ---- the type ------------------------------------------------------------------- */
+/* ---- the type ------------------------------------------------------------- */
 
 static PyMethodDef consumer_methods[] = {
     {"try_get", try_get, METH_NOARGS, "try_get()\n--\n\nTake a message; None without one."},

@@ -191,7 +191,7 @@ static PyObject *get_notified(PyObject *op, void *ignored)
     return PyLong_FromUnsignedLongLong(((struct producer *)op)->notified);
 }
 
-/* ---- the type ------------------------------------------------------------------- */
+/* ---- the type ------------------------------------------------------------- */
 
 static PyMethodDef producer_methods[] = {
     {"try_put", try_put, METH_O, "try_put(data)\n--\n\nStore a message; False without room."},

@@ -25,7 +25,7 @@ static PyObject *leave(PyObject *op, PyObject *args)
     return spsc_close(op, NULL);
 }
 
-/* ---- the types --------------------------------------------------------------------------------- */
+/* ---- the types ------------------------------------------------------------ */
 
 static int bind_view_type(struct py_spsc *self)
 {
@@ -85,7 +85,8 @@ static PyMethodDef producer_methods[] = {
          "buffer of them; how many.  One publish, at most one event."),
     FAST("claim", spsc_claim,
          "claim(n=1, timeout=None)\n--\n\nUp to n free slots, or n bytes of a record, in place."),
-    FAST("try_claim", spsc_try_claim, "try_claim(n=1)\n--\n\nThe same, or None if there is no room."),
+    FAST("try_claim", spsc_try_claim,
+         "try_claim(n=1)\n--\n\nThe same, or None if there is no room."),
     {"publish", (PyCFunction)(void (*)(void))finish_view, METH_FASTCALL,
      "publish(count=None)\n--\n\nMake what was claimed visible."},
     COMMON_METHODS,

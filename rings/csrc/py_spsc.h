@@ -61,7 +61,7 @@ struct py_spsc_view {
     bool read_only;
 };
 
-/* ---- py_spsc_end.c, py_spsc_wait.c: opening, closing, sleeping -------------------------------- */
+/* ---- py_spsc_end.c, py_spsc_wait.c: opening, closing, sleeping ------------ */
 
 int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool producer);
 PyObject *spsc_close(PyObject *op, PyObject *ignored);
@@ -87,7 +87,7 @@ uint32_t spsc_refuse_length(const struct py_spsc *self, Py_ssize_t length);
 PyObject *spsc_clear(PyObject *op, PyObject *ignored);
 PyObject *spsc_enter(PyObject *op, PyObject *ignored);
 
-/* ---- py_spsc_view.c: views that cannot outlive their slot ---------------------- */
+/* ---- py_spsc_view.c: views that cannot outlive their slot ----------------- */
 
 int py_add_spsc_view(PyObject *module);
 PyObject *spsc_view_new(struct py_spsc *self, uint8_t *bytes, size_t length, uint32_t messages,
@@ -96,7 +96,7 @@ PyObject *spsc_view_new(struct py_spsc *self, uint8_t *bytes, size_t length, uin
 int spsc_view_finish(struct py_spsc_view *view, uint32_t count, bool all);
 int spsc_view_abandon(struct py_spsc_view *view);
 
-/* ---- py_spsc_put.c and py_spsc_get.c: the calls users make ----------------------- */
+/* ---- py_spsc_put.c and py_spsc_get.c: the calls users make ---------------- */
 
 #define FAST_METHOD(name) \
     PyObject *name(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -114,7 +114,7 @@ FAST_METHOD(spsc_get_into);
 FAST_METHOD(spsc_peek);
 FAST_METHOD(spsc_try_peek);
 
-/* ---- inline: what every call does first ----------------------------------------- */
+/* ---- inline: what every call does first ----------------------------------- */
 
 static inline bool spsc_usable(struct py_spsc *self)
 {

@@ -1,7 +1,7 @@
 /* Opening, closing and facts: what both ends of a message ring have in common. */
 #include "py_spsc.h"
 
-/* ---- refusing -------------------------------------------------------------- */
+/* ---- refusing ------------------------------------------------------------- */
 
 static void give_back(struct py_spsc *self);
 
@@ -22,7 +22,8 @@ bool spsc_refuse(struct py_spsc *self)
                  "this %s and create a new ring", name);
     else if (self->stops & STOP_BUSY)
         py_raise("BusyError",
-                 "another thread is inside this %s; a handle belongs to one thread at a time", name);
+                 "another thread is inside this %s; a handle belongs to one thread at a time",
+                 name);
     else
         py_raise("LocalProtocolError", self->producer
                      ? "a claim is out; publish() or abandon it first"
@@ -52,7 +53,7 @@ uint32_t spsc_refuse_length(const struct py_spsc *self, Py_ssize_t length)
     return 0;
 }
 
-/* ---- without the GIL ---------------------------------------------------------- */
+/* ---- without the GIL ------------------------------------------------------ */
 
 void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size)
 {
@@ -83,7 +84,7 @@ void spsc_settle(struct py_spsc *self, bool tell)
         give_back(self);
 }
 
-/* ---- opening ------------------------------------------------------------------------ */
+/* ---- opening -------------------------------------------------------------- */
 
 static int choose_policy(struct py_spsc *self, const char *policy)
 {
@@ -172,7 +173,7 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
     return 0;
 }
 
-/* ---- closing -------------------------------------------------------------------------- */
+/* ---- closing -------------------------------------------------------------- */
 
 static void close_fd(int *fd)
 {
@@ -232,7 +233,7 @@ void spsc_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* ---- facts ------------------------------------------------------------------------------ */
+/* ---- facts ---------------------------------------------------------------- */
 
 PyObject *spsc_enter(PyObject *op, PyObject *ignored)
 {

@@ -1,7 +1,7 @@
 /* What the consumer does: get, batches of it, and peeks in place. */
 #include "py_spsc.h"
 
-/* ---- get ---------------------------------------------------------------------------- */
+/* ---- get ------------------------------------------------------------------ */
 
 /* A new bytes object; copied without the GIL if it is big. */
 static inline PyObject *to_bytes(struct py_spsc *self, const uint8_t *from, size_t size)
@@ -62,6 +62,11 @@ static inline int64_t ready_later(struct py_spsc *self, uint32_t want, PyObject 
     return there <= 0 ? there : spsc_ready(&self->end, want);
 }
 
+static int64_t ready_in_time(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
+{
+    return spsc_waits(timeout_s) ? ready_later(self, want, timeout_s) : ready_now(self, want);
+}
+
 PyObject *spsc_try_get(PyObject *op, PyObject *ignored)
 {
     struct py_spsc *self = (struct py_spsc *)op;
@@ -86,7 +91,7 @@ PyObject *spsc_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObje
     return NULL;
 }
 
-/* ---- batches of the consumer --------------------------------------------------------------- */
+/* ---- batches of the consumer ---------------------------------------------- */
 
 static PyObject *take_list(struct py_spsc *self, uint32_t ready, Py_ssize_t max)
 {
@@ -145,7 +150,7 @@ PyObject *spsc_get_many(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     uint32_t want = max < (Py_ssize_t)self->end.units ? (uint32_t)max : self->end.units;
     if (want == 0 || self->end.records)
         want = self->end.units;
-    int64_t ready = spsc_waits(given[1]) ? ready_later(self, want, given[1]) : ready_now(self, want);
+    int64_t ready = ready_in_time(self, want, given[1]);
     if (ready < 0)
         return NULL;
     if ((uint64_t)ready > self->high_water)
@@ -192,7 +197,7 @@ static Py_ssize_t copy_into(struct py_spsc *self, Py_buffer *into, PyObject *tim
                                                   : self->end.units;
     if (fit == 0 && !self->end.records)
         return spsc_refuse_length(self, into->len), -1;
-    int64_t ready = spsc_waits(timeout_s) ? ready_later(self, want, timeout_s) : ready_now(self, want);
+    int64_t ready = ready_in_time(self, want, timeout_s);
     if (ready <= 0)
         return (Py_ssize_t)ready;
     if ((uint64_t)ready > self->high_water)
@@ -216,7 +221,7 @@ PyObject *spsc_get_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return copied < 0 ? NULL : PyLong_FromSsize_t(copied);
 }
 
-/* ---- peeks in place ------------------------------------------------------------- */
+/* ---- peeks in place ------------------------------------------------------- */
 
 static PyObject *peek_any(struct py_spsc *self, uint32_t count, int64_t ready)
 {
@@ -236,7 +241,8 @@ PyObject *spsc_peek(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObj
     struct py_spsc *self = (struct py_spsc *)op;
     PyObject *given[2];
     uint32_t count;
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) || !spsc_parse_count(given[0], &count))
+    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) ||
+        !spsc_parse_count(given[0], &count))
         return NULL;
     int64_t ready = ready_later(self, count < self->end.units ? count : self->end.units, given[1]);
     if (ready == 0)
@@ -251,7 +257,8 @@ PyObject *spsc_try_peek(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     struct py_spsc *self = (struct py_spsc *)op;
     PyObject *given[2];
     uint32_t count;
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) || !spsc_parse_count(given[0], &count))
+    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) ||
+        !spsc_parse_count(given[0], &count))
         return NULL;
     int64_t ready = ready_now(self, count < self->end.units ? count : self->end.units);
     if (ready == 0)

@@ -1,7 +1,7 @@
 /* What the producer does: put, batches of it, and claims in place. */
 #include "py_spsc.h"
 
-/* ---- the bytes of a message that somebody handed in ---------------------------- */
+/* ---- the bytes of a message that somebody handed in ----------------------- */
 
 struct source {
     char *bytes;
@@ -37,7 +37,7 @@ static inline uint32_t units_for(struct py_spsc *self, uint32_t index, Py_ssize_
     return spsc_record_need(&self->end, index, (uint64_t)length);
 }
 
-/* ---- put -------------------------------------------------------------------------- */
+/* ---- put ------------------------------------------------------------------ */
 
 static inline void store(struct py_spsc *self, uint32_t index, const struct source *source)
 {
@@ -116,7 +116,7 @@ PyObject *spsc_put(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObje
     return stored < 0 ? NULL : PyBool_FromLong(stored);
 }
 
-/* ---- batches of the producer ------------------------------------------------------------ */
+/* ---- batches of the producer ---------------------------------------------- */
 
 static int refuse_batch(const struct py_spsc *self, Py_ssize_t length)
 {
@@ -250,13 +250,14 @@ PyObject *spsc_put_many(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return count < 0 ? NULL : PyLong_FromLongLong(count);
 }
 
-/* ---- claims in place ------------------------------------------------------------ */
+/* ---- claims in place ------------------------------------------------------ */
 
 static PyObject *claim_units(struct py_spsc *self, uint32_t count, uint32_t units)
 {
     struct spsc_end *end = &self->end;
     if (!end->records) {
-        uint32_t n = spsc_piece(self, count, spsc_room(end, count < end->units ? count : end->units));
+        uint32_t want = count < end->units ? count : end->units;
+        uint32_t n = spsc_piece(self, want, spsc_room(end, want));
         return spsc_view_new(self, spsc_unit(end, end->index), (size_t)n * end->unit_size, n, n, 0);
     }
     uint8_t *bytes = spsc_record_claim(end, end->index, count);

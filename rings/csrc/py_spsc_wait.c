@@ -7,7 +7,7 @@
 
 #define ABSENT_SLICE_NS 100000000u
 
-/* ---- the peer ----------------------------------------------------------------- */
+/* ---- the peer ------------------------------------------------------------- */
 
 void spsc_forget_peer(struct py_spsc *self)
 {
@@ -66,13 +66,14 @@ void spsc_raise_timeout(struct py_spsc *self)
     static const char *const states[] = {"not attached yet", "alive", "closed", "dead"};
     check_peer(self);
     PyErr_Format(PyExc_TimeoutError, "%s in time: the %s is pid %u (%s), %u of %u units are used",
-                 self->producer ? "no room" : "no message", self->producer ? "consumer" : "producer",
+                 self->producer ? "no room" : "no message",
+                 self->producer ? "consumer" : "producer",
                  (unsigned)owner_pid(self->peer), states[self->peer_state],
                  load_relaxed(&self->end.header->prod) - load_relaxed(&self->end.header->cons),
                  (unsigned)self->end.units);
 }
 
-/* ---- sleeping --------------------------------------------------------------------- */
+/* ---- sleeping ------------------------------------------------------------- */
 
 static int64_t units_there(struct py_spsc *self)
 {
