@@ -22,7 +22,8 @@ LAYERS = (
     "rings._core",
     "rings.pages rings.header rings.memfd rings.reserve rings.memory rings.named"
     " rings.grants rings.pool rings.channel",
-    "rings.xen_style rings.blkif rings.spsc rings.mpmc rings.atomics rings.records",
+    "rings.xen_style rings.blkif rings.spsc rings.mpmc rings.atomics rings.records"
+    " rings.broadcast rings.broadcast_ends",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
     " rings.link rings.rendezvous",
     "rings.handle rings.requester rings.copying rings.block rings.frontend"
