@@ -401,6 +401,25 @@ def test_shutdown_wakes_every_sleeper(ring):
     assert refused == [True] * 3
 
 
+def test_shutdown_wakes_a_putter_on_a_full_ring(ring):
+    with Member(ring) as member, Member(ring) as putter:
+        member.put_many([b""] * 4)
+        refused = []
+
+        def put():
+            with pytest.raises(ShutDown):
+                putter.put(b"", HANG_S)
+            refused.append(True)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        time.sleep(0.05)
+        member.shutdown()
+        thread.join(HANG_S)
+        assert refused == [True]
+        assert len(member.get_many(9)) == 4
+
+
 # -- sharing ------------------------------------------------------------------------
 
 

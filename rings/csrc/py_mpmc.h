@@ -1,0 +1,88 @@
+/* What the files of rings.mpmc's types share; py_mpmc.c has the essay. */
+#ifndef RINGS_PY_MPMC_H
+#define RINGS_PY_MPMC_H
+
+#include "py.h"
+
+#include "mpmc_call.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct mpmc_member member;
+    struct spin spin[2];
+    PyObject *ring;      /* rings.mpmc.Ring: keeps the eventfds */
+    Py_buffer memory;    /* keeps the mapping */
+    int wake_fd[2];      /* an epoll of our own on each side's eventfd, or -1 */
+    bool wake_taken[2];  /* a thread of ours sleeps on it */
+    int region_fd;
+    unsigned forks;
+    unsigned waiting;    /* threads of ours inside a wait */
+    bool closed;
+} Mpmc;
+
+/* A run of messages: its cursor, and what ended it. */
+struct run {
+    uint64_t at;
+    Py_ssize_t done;
+    enum mpmc_result result;
+};
+
+/* py_mpmc.c */
+int member_rejoin(Mpmc *self);
+int member_closed(void);
+void member_tear_down(Mpmc *self);
+void member_close_fd(int *fd);
+
+/* py_mpmc_wait.c: errors and waiting */
+PyObject *member_raise(enum mpmc_result result);
+PyObject *member_too_long(Mpmc *self, Py_ssize_t length);
+int member_record_size(Mpmc *self, const Py_buffer *records, Py_ssize_t size);
+/* Wait until `side` may be tried again: 0, or -1 with an error set. */
+int member_wait(Mpmc *self, enum mpmc_side side, enum mpmc_result result, uint64_t deadline_ns);
+PyObject *member_put_fileno(Mpmc *self, PyObject *unused);
+PyObject *member_get_fileno(Mpmc *self, PyObject *unused);
+PyObject *member_arm_put(Mpmc *self, PyObject *unused);
+PyObject *member_arm_get(Mpmc *self, PyObject *unused);
+
+/* py_mpmc_put.c */
+PyObject *member_try_put(Mpmc *self, PyObject *message);
+PyObject *member_put(Mpmc *self, PyObject *args, PyObject *kwargs);
+PyObject *member_put_many(Mpmc *self, PyObject *messages);
+PyObject *member_put_records(Mpmc *self, PyObject *args);
+
+/* py_mpmc_get.c */
+PyObject *member_try_get(Mpmc *self, PyObject *unused);
+PyObject *member_get(Mpmc *self, PyObject *args, PyObject *kwargs);
+PyObject *member_get_many(Mpmc *self, PyObject *limit);
+PyObject *member_get_records(Mpmc *self, PyObject *args);
+
+static inline int member_check(Mpmc *self)
+{
+    if (self->closed)
+        return member_closed();
+    return self->forks == py_fork_count() ? 0 : member_rejoin(self);
+}
+
+static inline bool run_goes_on(struct run *run)
+{
+    if (run->result != MPMC_OK)
+        return false;
+    run->at++;
+    run->done++;
+    return true;
+}
+
+static inline void run_end(Mpmc *self, enum mpmc_side side, const struct run *run)
+{
+    mpmc_advance(&self->member.ring, side, run->at);
+    mpmc_count(&self->member, side, (uint64_t)run->done);
+}
+
+/* What a finished run returns: its count, or the error that came before any. */
+static inline PyObject *run_count(const struct run *run)
+{
+    return run->done == 0 && run->result < 0 ? member_raise(run->result)
+                                             : PyLong_FromSsize_t(run->done);
+}
+
+#endif
