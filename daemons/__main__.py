@@ -17,9 +17,9 @@ from functools import partial
 from types import FrameType
 from typing import Final, NoReturn
 
+from rings.address import default_address
+from rings.codec import NAME
 from rings.errors import RingError
-from rings.link import default_address
-from rings.messages import NAME
 
 from . import devices
 from .device import Device

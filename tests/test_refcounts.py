@@ -126,13 +126,96 @@ def use():
     fails(front.wait, 1, 2, 3), fails(make, bytes(8)), fails(make, bytearray(8), 3)
 """
 
+MESSAGES = """
+from rings import broadcast, layout, spsc
+
+def ends(ring):
+    buffer, data, space = ring.region.buffer, *ring.handle()[2:]
+    producer = _core.SpscProducer(buffer, data, space)
+    return producer, _core.SpscConsumer(buffer, space, data)
+
+def spoil(end):
+    for call in (end.wait_peer, end.fileno, end.clear, end.arm, end.statistics):
+        fails(call, "x")
+    fails(end.wait_peer, timeout=float("nan")), end.depth, end.peer_pid, end.max_size
+    end.fileno(), end.clear(), end.arm(), end.statistics(), end.wait_peer(0)
+
+def use_slots(ring):
+    producer, consumer = ends(ring)
+    with producer, consumer:
+        producer.try_put(bytes(8)), producer.put(bytearray(8))
+        producer.put(bytes(8), 0)
+        producer.put_many([bytes(8)] * 9), consumer.try_get(), consumer.get(0)
+        consumer.get_many(1), consumer.get_into(bytearray(8)), consumer.try_get()
+        producer.put_many(bytes(32)), consumer.get_many(), consumer.get_many(timeout=0)
+        with producer.claim() as view:
+            view[0] = 1
+        fails(producer.try_claim(2).publish, 9), producer.claim().abandon()
+        with consumer.peek() as view:
+            memoryview(view).release()
+        view = producer.try_claim()
+        view.exports, view.messages, len(view), fails(producer.try_put, bytes(8))
+        producer.publish(1), fails(view.publish), fails(producer.publish)
+        consumer.peek()
+        consumer.try_peek(), fails(consumer.peek, 0), fails(consumer.release, "x")
+        fails(producer.put, "x"), fails(producer.put, b""), fails(producer.put_many, 3)
+        fails(producer.put_many, [b"x"]), fails(producer.put_many, bytes(7))
+        fails(producer.put, bytes(8), what=1), consumer.get(), fails(consumer.get, 0)
+        fails(consumer.get, "x"), fails(consumer.get_into, b"")
+        fails(consumer.get_many, -1)
+        fails(ring.producer), spoil(producer), spoil(consumer)
+    fails(consumer.try_get), fails(consumer.__enter__)
+    for kind in (_core.SpscProducer, _core.SpscConsumer):
+        fails(kind), fails(kind, bytearray(8), 0, 0), fails(kind, bytes(8), 0, 0)
+
+def use_records(ring):
+    producer, consumer = ends(ring)
+    with consumer:
+        producer.put_many([b"abc", bytes(70)]), consumer.get_into(bytearray(3))
+        with producer.claim(5) as view:
+            view[:] = b"12345"
+        fails(consumer.get_into, bytearray(3)), consumer.get_many()
+        fails(producer.put, bytes(999)), fails(producer.put_many, b"abc")
+        producer.put(b"x"), producer.close(), list(consumer), fails(consumer.get)
+
+def use_broadcast(ring):
+    buffer, (_, _, space, events) = ring.region.buffer, ring.handle()
+    producer = _core.BroadcastProducer(buffer, events)
+    consumer = _core.BroadcastConsumer(buffer, space, False)
+    producer.put_many([b"abc"] * 5), producer.try_put(b""), consumer.try_get()
+    consumer.get_many(9), consumer.try_get(), consumer.has_message()
+    consumer.await_message(), producer.try_put(b"x"), consumer.producer_state()
+    producer.has_room(), producer.await_room(), producer.reap(), producer.consumers()
+    consumer.lost, consumer.index, producer.notified, producer.closed, consumer.closed
+    fails(producer.try_put, bytes(99)), fails(producer.try_put, 3), fails(ring.producer)
+    fails(producer.put_many, 3), fails(producer.put_many, [3]), fails(ring.consumer)
+    fails(consumer.get_many, "x"), fails(_core.BroadcastProducer, bytearray(8), ())
+    fails(_core.BroadcastConsumer, bytearray(8), 0, 0), fails(_core.BroadcastProducer)
+    producer.close(), consumer.close(), fails(consumer.try_get), fails(producer.reap)
+
+RINGS = [
+    spsc.create(slots=4, slot_size=8),
+    spsc.create(ring_bytes=256),
+    broadcast.create(slots=4, slot_size=8, consumers=1),
+]
+
+def use():
+    for each, ring in zip((use_slots, use_records, use_broadcast), RINGS):
+        each(ring)
+"""
+
 # One use for each type of the extension: every method, and the ways to fail.
 USES = {
     "Answer": FRONT,
     "Atomics": ATOMICS,
     "BackRing": XEN,
+    "BroadcastConsumer": MESSAGES,
+    "BroadcastProducer": MESSAGES,
     "Front": FRONT,
     "FrontRing": XEN,
+    "SpscConsumer": MESSAGES,
+    "SpscProducer": MESSAGES,
+    "SpscView": MESSAGES,
     "View": VIEW,
 }
 

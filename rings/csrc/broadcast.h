@@ -196,7 +196,7 @@ static inline bool broadcast_await_room(struct broadcast_producer *producer)
     return broadcast_room(producer, producer->prod);
 }
 
-/* ---- a consumer ------------------------------------------------------------- */
+/* ---- a consumer ----------------------------------------------------------- */
 
 struct broadcast_consumer {
     struct broadcast ring;
@@ -252,15 +252,15 @@ static inline void broadcast_lose(struct broadcast_consumer *consumer, uint64_t 
  * overtaken, -2 if the slot says what cannot be. */
 static inline int64_t broadcast_length(const struct broadcast_consumer *consumer, uint64_t number)
 {
-    const struct broadcast_slot *slot = broadcast_slot(&consumer->ring, number);
+    struct broadcast_slot *slot = broadcast_slot(&consumer->ring, number);
     /* acquire: slot-whole. */
-    uint64_t seq = atomic_load_explicit(&((struct broadcast_slot *)slot)->seq, memory_order_acquire);
+    uint64_t seq = atomic_load_explicit(&slot->seq, memory_order_acquire);
     if (seq != 2 * number + 2)
         return seq > 2 * number + 2 ? -1 : -2;
     uint32_t length = load_acquire(&slot->length);
     if (length <= consumer->ring.slot_size)
         return length;
-    seq = atomic_load_explicit(&((struct broadcast_slot *)slot)->seq, memory_order_relaxed);
+    seq = atomic_load_explicit(&slot->seq, memory_order_relaxed);
     return seq != 2 * number + 2 ? -1 : -2;
 }
 

@@ -117,7 +117,7 @@ int spsc_view_abandon(struct py_spsc_view *view)
     return 0;
 }
 
-/* ---- the type --------------------------------------------------------------------- */
+/* ---- the type ------------------------------------------------------------- */
 
 static int get_buffer(PyObject *op, Py_buffer *buffer, int flags)
 {
