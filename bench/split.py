@@ -189,7 +189,7 @@ def verify_many(disk: Any, grant: Any, offsets: array[int], depth: int) -> None:
 
 def counters(daemon: Any, disk: Any) -> dict[str, int]:
     """Return requests served, io_uring_enter calls and notifications of both ends."""
-    from rings.connect import query
+    from rings.rendezvous import query
 
     report, asked = query(daemon.address), disk.statistics()
     served = report["sessions"][0]["ring"]

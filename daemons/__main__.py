@@ -17,9 +17,9 @@ from functools import partial
 from types import FrameType
 from typing import Final, NoReturn
 
+from rings.address import default_address
+from rings.codec import NAME
 from rings.errors import RingError
-from rings.link import default_address
-from rings.messages import NAME
 
 from . import devices
 from .device import Device
@@ -80,14 +80,16 @@ def _parser() -> argparse.ArgumentParser:
     block.add_argument("--block-size", type=int, metavar="BYTES")
     echo = kinds.add_parser("echo", help="serve a device that answers at once")
     echo.add_argument("--name", default="echo0")
-    null = kinds.add_parser("null", help="serve a device that moves no data, to measure")
+    null = kinds.add_parser("null", help="serve a device that moves no data")
     null.add_argument("--name", default="null0")
     null.add_argument("--size", type=_natural, default=1 << 40, metavar="BYTES")
     python = kinds.add_parser("python", help="serve a Backend written in Python")
     python.add_argument("--name", default="python0")
     python.add_argument(
-        "--backend", required=True, metavar="MODULE:CLASS",
-        help="a subclass of daemons.Backend; it is imported and called without arguments",
+        "--backend",
+        required=True,
+        metavar="MODULE:CLASS",
+        help="a subclass of daemons.Backend, to be made without arguments",
     )
     for kind in (block, echo, null, python):
         _add_common(kind)

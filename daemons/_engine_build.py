@@ -6,7 +6,8 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 SOURCES = (
-    "engine", "exec_mock", "exec_threads", "exec_uring", "op_run", "request", "uring",
+    "engine", "exec_mock", "exec_threads", "exec_uring", "notify", "op_run",
+    "request", "uring",
 )  # fmt: skip
 
 ffi = FFI()
@@ -17,7 +18,7 @@ ffi.set_source(
     sources=[f"daemons/csrc/{name}.c" for name in SOURCES],
     depends=[
         "daemons/csrc/engine.cdef",
-        *(f"daemons/csrc/{name}.h" for name in ("engine", "exec", "request", "uring")),
+        *(f"daemons/csrc/{name}.h" for name in ("engine", "exec", "notify", "request", "uring")),
         *(f"rings/csrc/{name}.h" for name in ("core", "wait", "xen")),
     ],
     include_dirs=["daemons/csrc", "rings/csrc"],

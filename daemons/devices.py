@@ -12,8 +12,9 @@ import stat
 from contextlib import suppress
 from typing import Final
 
+from rings.codec import NAME
 from rings.errors import BusyError
-from rings.messages import NAME, DeviceFacts
+from rings.messages import DeviceFacts
 
 from .backend import Backend
 from .device import Device

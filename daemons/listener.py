@@ -16,8 +16,8 @@ import stat
 from contextlib import suppress
 from typing import Final
 
+from rings.address import check_private
 from rings.errors import BusyError
-from rings.link import check_private
 
 BACKLOG: Final = 128
 MAX_PATH: Final = 107

@@ -19,7 +19,7 @@ from rings.errors import BrokenError
 MODULE: Final = (sys.executable, "-P", "-m", "daemons")
 PACKAGES: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOG_NAME: Final = "daemon.log"
-TAIL: Final = 2000
+LOG_SHOWN: Final = 2000
 
 
 class Daemon:
@@ -67,7 +67,7 @@ class Daemon:
             self.kill()
             raise TimeoutError(
                 f"the daemon (pid {self.pid}) did not end {timeout:g} s after SIGTERM "
-                f"and was killed; its log:\n{self.log()[-TAIL:]}"
+                f"and was killed; its log:\n{self.log()[-LOG_SHOWN:]}"
             ) from None
 
 
@@ -181,11 +181,11 @@ def _await(daemon: Daemon, ready: int, timeout: float) -> None:
         if time.monotonic() >= deadline:
             raise TimeoutError(
                 f"the daemon (pid {daemon.pid}) was not ready after {timeout:g} s; "
-                f"its log:\n{daemon.log()[-TAIL:]}"
+                f"its log:\n{daemon.log()[-LOG_SHOWN:]}"
             )
     if not os.read(ready, 16):
         code = daemon.process.wait()
         raise BrokenError(
             f"the daemon ended with code {code} before it was ready; its log:\n"
-            f"{daemon.log()[-TAIL:]}"
+            f"{daemon.log()[-LOG_SHOWN:]}"
         )

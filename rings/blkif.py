@@ -175,30 +175,18 @@ def encode_request(request: AnyRequest) -> bytes:
 
 
 def _encode_discard(request: Discard) -> bytes:
-    return _DISCARD.pack(
-        DISCARD,
-        request.secure,
-        request.handle,
-        request.id,
-        request.sector,
-        request.nr_sectors,
-    ).ljust(SLOT_SIZE, b"\0")
+    head = (DISCARD, request.secure, request.handle, request.id, request.sector)
+    return _DISCARD.pack(*head, request.nr_sectors).ljust(SLOT_SIZE, b"\0")
 
 
 def _encode_indirect(request: Indirect) -> bytes:
     pages = len(request.grefs)
     if pages > MAX_INDIRECT_PAGES:
         raise ValueError(f"{pages} pages of segments and room for {MAX_INDIRECT_PAGES}")
-    return _INDIRECT.pack(
-        INDIRECT,
-        request.operation,
-        request.nr_segments,
-        request.id,
-        request.sector,
-        request.handle,
-        *request.grefs,
-        *[0] * (MAX_INDIRECT_PAGES - pages),
-    ).ljust(SLOT_SIZE, b"\0")
+    head = (INDIRECT, request.operation, request.nr_segments, request.id)
+    grefs = request.grefs + (0,) * (MAX_INDIRECT_PAGES - pages)
+    body = _INDIRECT.pack(*head, request.sector, request.handle, *grefs)
+    return body.ljust(SLOT_SIZE, b"\0")
 
 
 def encode_response(response: Response) -> bytes:

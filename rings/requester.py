@@ -176,8 +176,8 @@ class Requester:
             segments = SEGMENT.pack(table.gref, table.generation, 0, len(segments))
             flags = layout.IO_FLAG_INDIRECT
             grants.append(table)
-        head = REQUEST.pack(0, op, flags, len(ranges), 0, offset, length)
-        request = (head + segments).ljust(layout.IO_REQUEST_SIZE, b"\0")
+        fixed = REQUEST.pack(0, op, flags, len(ranges), 0, offset, length)
+        request = (fixed + segments).ljust(layout.IO_REQUEST_SIZE, b"\0")
         handle = Handle(self, op, offset, length, *grants)
         if flags:
             self.pool.abandon(table)
@@ -240,8 +240,8 @@ class Requester:
 
     def poll(self) -> None:
         """Unpin what was answered; never waits."""
-        for token in self._front.collect():
-            token.settle()
+        for holder in self._front.collect():
+            holder.settle()
 
     def _wait_credit(self, late: float | None) -> None:
         self._front.flush()

@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FUZZ = ROOT / "tests" / "sanitize" / "engine_fuzz.c"
-SOURCES = ("engine", "exec_mock", "exec_threads", "exec_uring", "request", "uring")
+SOURCES = (
+    "engine", "exec_mock", "exec_threads", "exec_uring", "notify", "request", "uring",
+)  # fmt: skip
 FLAGS = [
     "-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-Werror", "-Wall",
     "-fno-sanitize-recover=all", "-Wno-unused-function", "-Wno-unused-variable",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from rings import layout, messages
+from rings import codec, layout
 from rings.states import State
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,11 +264,11 @@ def test_packet_header_is_what_the_page_says():
     table = rows("packet")
     widths = {1: "B", 2: "H", 4: "I", 8: "Q"}
     told = struct.Struct("=" + "".join(widths[row.size] for row in table))
-    assert told.size == messages.HEADER.size
-    assert told.format == messages.HEADER.format
-    assert struct.pack("<I", messages.MAGIC) == b"RNG1"
-    assert f"0x{messages.MAGIC:X}" in TEXT
-    assert f"at most {messages.MAX_PACKET} bytes" in TEXT
+    assert told.size == codec.HEADER.size
+    assert told.format == codec.HEADER.format
+    assert struct.pack("<I", codec.MAGIC) == b"RNG1"
+    assert f"0x{codec.MAGIC:X}" in TEXT
+    assert f"at most {codec.MAX_PACKET} bytes" in TEXT
 
 
 def test_messages_are_what_the_page_says():
@@ -278,7 +278,7 @@ def test_messages_are_what_the_page_says():
     }
     spoken = {
         number: (message.__name__, list(keys))
-        for number, (message, keys) in messages.MESSAGES.items()
+        for number, (message, keys) in codec.MESSAGES.items()
     }
     assert told == spoken
 

@@ -53,16 +53,18 @@ region.close()
 '''
 region = Region.create(12288)
 here, there = EventChannel.pair()
-other = new()
 code = CODE % (region.fd, there.notify_fd, there.fileno())
-thread = Thread(target=run, args=(other, code))
+def work():  # 3.12 hangs if another thread ends it once threading was imported there
+    other = new()
+    run(other, code)
+    end(other)
+thread = Thread(target=work)
 thread.start()
 region.buffer[5000] = 41
 here.notify()
 assert here.wait(30)
 print(region.buffer[5000])
 thread.join()
-end(other)
 """
 
 

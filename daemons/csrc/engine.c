@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "exec.h"
+#include "notify.h"
 #include "request.h"
 #include "wait.h"
 #include "xen.h"
@@ -70,6 +71,7 @@ struct engine {
     uint32_t lives;    /* rings attached so far */
     struct spin spin;
     uint64_t arm_next_ns; /* when a stormy doorbell may be armed; NO_DEADLINE: none waits */
+    struct notifier notifier;
     int control_fd, control_file;
     struct op control_bell;
     bool control_armed;
@@ -124,12 +126,19 @@ static void answer(struct ring *ring, struct request *req, int64_t result)
     give_back(ring, req);
 }
 
+static void break_ring(struct ring *ring, const char *reason)
+{
+    ring->back.broken = true;
+    ring->state = RING_CLOSING;
+    add_event(ring->engine, ring, EVENT_BROKEN, reason);
+}
+
 static void notify_front(struct ring *ring)
 {
-    uint64_t one = 1;
-    ssize_t ignored = write(ring->notify_fd, &one, sizeof one);
-    (void)ignored;
-    ring->stats.notifications_sent++;
+    if (notifier_raise(&ring->engine->notifier, ring->notify_fd))
+        ring->stats.notifications_sent++;
+    else
+        break_ring(ring, "the frontend made its eventfd blocking");
 }
 
 static void publish(struct ring *ring)
@@ -140,13 +149,6 @@ static void publish(struct ring *ring)
         notify_front(ring);
     else
         ring->stats.notifications_held_off++;
-}
-
-static void break_ring(struct ring *ring, const char *reason)
-{
-    ring->back.broken = true;
-    ring->state = RING_CLOSING;
-    add_event(ring->engine, ring, EVENT_BROKEN, reason);
 }
 
 /* ---- from a request to an operation ------------------------------------------- */
@@ -367,7 +369,7 @@ static void bell_done(struct ring *ring)
     ring->bell_armed = false;
     if (ring->bell.result < 0)
         return;
-    event_drain(ring->wait_fd);
+    notifier_drain(ring->wait_fd);
     ring->stats.wakes++;
     if (ring->worked || ring->state != RING_SERVING || ready_requests(ring) != 0)
         return;
@@ -816,6 +818,7 @@ engine *engine_new(int kind, uint64_t spin_ns, uint32_t entries, uint32_t credit
     engine->spin.max_ns = spin_ns;
     engine->stats.credit = credit - 1;
     engine->control_fd = -1;
+    notifier_open(&engine->notifier);
     engine->injected = calloc(credit, sizeof *engine->injected);
     if (engine->injected != NULL)
         engine->exec = make_executor(kind, entries, credit, seed, error, where);
@@ -877,6 +880,7 @@ void engine_free(engine *engine)
     }
     if (engine->control_fd >= 0)
         close(engine->control_fd);
+    notifier_close(&engine->notifier);
     pthread_mutex_destroy(&engine->mutex);
     free(engine->injected);
     free(engine);

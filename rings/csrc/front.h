@@ -45,10 +45,10 @@ _Static_assert(sizeof(struct io_response) == 16, "LAYOUT.md");
 
 enum call_state {
     CALL_FREE,
-    CALL_TOKEN,  /* `answer`, inside `token`, is owed the result */
+    CALL_HELD,  /* `answer`, inside `holder`, is owed the result */
     CALL_WAITED, /* a thread inside `call` has `waited` on its stack */
     CALL_MANY,   /* part `part` of a transfer of many blocks */
-    CALL_DONE,   /* answered; in the done list until the token is collected */
+    CALL_DONE,   /* answered; in the done list until the holder is collected */
 };
 
 /* Where the result of a submitted request goes. */
@@ -75,7 +75,7 @@ struct call {
     uint32_t generation;
     uint8_t state, op;
     uint64_t offset, length;
-    void *token; /* the owner of `answer`, kept alive until it is collected */
+    void *holder; /* the owner of `answer`, kept alive until it is collected */
     union {
         struct answer *answer;
         struct waited *waited;
@@ -195,7 +195,7 @@ static inline bool front_answered(struct front *front, const struct io_response 
     if (call->generation != (uint32_t)(response->id >> 32))
         return false;
     switch (call->state) {
-    case CALL_TOKEN:
+    case CALL_HELD:
         call->answer->result = response->result;
         /* release: answer-given. */
         atomic_store_explicit(&call->answer->done, true, memory_order_release);

@@ -19,7 +19,7 @@ typedef struct {
     unsigned forks;
     PyObject *answer_type;
     PyObject *on_hangup; /* called when the control socket has something; raises if it is over */
-    PyObject *orphan;    /* called with a token when nobody waits any more; returns an Answer */
+    PyObject *orphan;    /* called with a holder when nobody waits any more; returns an Answer */
     struct front front;
 } Front;
 
@@ -143,7 +143,7 @@ static int front_traverse(Front *self, visitproc visit, void *arg)
     Py_VISIT(self->on_hangup);
     Py_VISIT(self->orphan);
     for (uint32_t i = 0; i < self->front.nr_calls; i++)
-        Py_VISIT((PyObject *)self->front.calls[i].token);
+        Py_VISIT((PyObject *)self->front.calls[i].holder);
     return 0;
 }
 
@@ -152,9 +152,9 @@ static int front_clear(Front *self)
     Py_CLEAR(self->on_hangup);
     Py_CLEAR(self->orphan);
     for (uint32_t i = 0; i < self->front.nr_calls; i++) {
-        PyObject *token = self->front.calls[i].token;
-        self->front.calls[i].token = NULL;
-        Py_XDECREF(token);
+        PyObject *holder = self->front.calls[i].holder;
+        self->front.calls[i].holder = NULL;
+        Py_XDECREF(holder);
     }
     return 0;
 }
@@ -267,19 +267,19 @@ static bool check_count(Py_ssize_t count, Py_ssize_t wanted, const char *name)
 
 /* ---- submit, flush, reap --------------------------------------------------------- */
 
-static void give_token(struct call *call, PyObject *token)
+static void give_holder(struct call *call, PyObject *holder)
 {
-    Py_INCREF(token);
-    call->token = token;
-    call->answer = &((Answer *)token)->answer;
-    call->state = CALL_TOKEN;
+    Py_INCREF(holder);
+    call->holder = holder;
+    call->answer = &((Answer *)holder)->answer;
+    call->state = CALL_HELD;
 }
 
-static bool is_answer(Front *self, PyObject *token)
+static bool is_answer(Front *self, PyObject *holder)
 {
-    int is = PyObject_IsInstance(token, self->answer_type);
+    int is = PyObject_IsInstance(holder, self->answer_type);
     if (is == 0)
-        PyErr_SetString(PyExc_TypeError, "the token must be an Answer");
+        PyErr_SetString(PyExc_TypeError, "the holder must be an Answer");
     return is == 1;
 }
 
@@ -289,7 +289,7 @@ static PyObject *id_of(const Front *self, const struct call *call)
     return PyLong_FromUnsignedLongLong((uint64_t)call->generation << 32 | index);
 }
 
-/* submit(token, op, offset, length, gref, generation, segment_offset) -> id | None */
+/* submit(holder, op, offset, length, gref, generation, segment_offset) -> id | None */
 static PyObject *front_submit(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct asked asked;
@@ -299,12 +299,12 @@ static PyObject *front_submit(Front *self, PyObject *const *args, Py_ssize_t cou
     pthread_mutex_lock(&self->front.mutex);
     struct call *call = put(self, &asked);
     if (call != NULL)
-        give_token(call, args[0]);
+        give_holder(call, args[0]);
     pthread_mutex_unlock(&self->front.mutex);
     return call == NULL ? py_none() : id_of(self, call);
 }
 
-/* submit_request(token, request) -> id | None; the request's own id field is ignored. */
+/* submit_request(holder, request) -> id | None; the request's own id field is ignored. */
 static PyObject *front_submit_request(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct io_request request, *slot;
@@ -326,7 +326,7 @@ static PyObject *front_submit_request(Front *self, PyObject *const *args, Py_ssi
         call->op = request.op;
         call->offset = request.offset;
         call->length = request.length;
-        give_token(call, args[0]);
+        give_holder(call, args[0]);
     }
     pthread_mutex_unlock(&self->front.mutex);
     return call == NULL ? py_none() : id_of(self, call);
@@ -342,7 +342,7 @@ static PyObject *front_flush_(Front *self, PyObject *ignored)
     return py_none();
 }
 
-/* collect() -> [token]: what was answered since the last time; never waits. */
+/* collect() -> [holder]: what was answered since the last time; never waits. */
 static PyObject *front_collect(Front *self, PyObject *ignored)
 {
     struct front *front = &self->front;
@@ -354,15 +354,15 @@ static PyObject *front_collect(Front *self, PyObject *ignored)
             break;
         }
         uint32_t index = front->done[front->first_done];
-        PyObject *token = front->calls[index].token;
+        PyObject *holder = front->calls[index].holder;
         front->first_done = (front->first_done + 1) % front->nr_calls;
         front->nr_done--;
-        front->calls[index].token = NULL;
+        front->calls[index].holder = NULL;
         front_free_call(front, index);
         pthread_mutex_unlock(&front->mutex);
-        if (PyList_Append(list, token) < 0)
+        if (PyList_Append(list, holder) < 0)
             Py_CLEAR(list);
-        Py_DECREF(token);
+        Py_DECREF(holder);
     }
     return list;
 }
@@ -464,11 +464,11 @@ static bool waited_done(void *arg)
     return ((struct waited *)arg)->done;
 }
 
-/* A token for an answer that nobody waits for any more: it keeps the buffer in use until
+/* A holder for an answer that nobody waits for any more: it keeps the buffer in use until
  * the answer comes.  NULL, and the front broken, if there is none to be had. */
-static PyObject *make_keeper(Front *self, PyObject *token)
+static PyObject *make_keeper(Front *self, PyObject *holder)
 {
-    PyObject *keeper = PyObject_CallFunctionObjArgs(self->orphan, token, NULL);
+    PyObject *keeper = PyObject_CallFunctionObjArgs(self->orphan, holder, NULL);
     if (keeper != NULL && is_answer(self, keeper))
         return keeper;
     Py_XDECREF(keeper);
@@ -484,15 +484,15 @@ static void settle(PyObject *keeper)
 
 /* Give up on a call whose answer would go to our stack.  The answer may come while Python
  * makes the keeper; the stack is still there then.  An exception that is set stays set. */
-static void orphan(Front *self, struct call *call, const struct waited *waited, PyObject *token)
+static void orphan(Front *self, struct call *call, const struct waited *waited, PyObject *holder)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    PyObject *keeper = make_keeper(self, token);
+    PyObject *keeper = make_keeper(self, holder);
     pthread_mutex_lock(&self->front.mutex);
     bool needed = !waited->done;
     if (needed && keeper != NULL)
-        give_token(call, keeper);
+        give_holder(call, keeper);
     else if (needed)
         call->state = CALL_DONE;
     pthread_mutex_unlock(&self->front.mutex);
@@ -502,8 +502,8 @@ static void orphan(Front *self, struct call *call, const struct waited *waited, 
     PyErr_Restore(type, value, trace);
 }
 
-/* call(token, op, offset, length, gref, generation, segment_offset, timeout) -> result
- * None without credit; OSError of the device; the token is orphaned if the wait ends early. */
+/* call(holder, op, offset, length, gref, generation, segment_offset, timeout) -> result
+ * None without credit; OSError of the device; the holder is orphaned if the wait ends early. */
 static PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct asked asked;
@@ -613,18 +613,18 @@ static struct call *many_next_open(struct many_call *call, uint32_t *from)
 }
 
 /* Give up on every block in flight: see orphan(). */
-static void many_orphan(struct many_call *call, PyObject *token)
+static void many_orphan(struct many_call *call, PyObject *holder)
 {
     struct front *front = &call->self->front;
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     uint32_t from = 0;
     for (;;) {
-        PyObject *keeper = make_keeper(call->self, token);
+        PyObject *keeper = make_keeper(call->self, holder);
         pthread_mutex_lock(&front->mutex);
         struct call *one = many_next_open(call, &from);
         if (one != NULL && keeper != NULL)
-            give_token(one, keeper);
+            give_holder(one, keeper);
         else if (one != NULL)
             one->state = CALL_DONE;
         pthread_mutex_unlock(&front->mutex);
@@ -651,12 +651,12 @@ static int many_wait(struct many_call *call, uint64_t deadline_ns)
     }
 }
 
-static PyObject *many_outcome(struct many_call *call, int result, PyObject *token)
+static PyObject *many_outcome(struct many_call *call, int result, PyObject *holder)
 {
     if (result == WAIT_READY && call->many.error == 0)
         return PyLong_FromUnsignedLongLong(call->many.completed);
     if (result != WAIT_READY)
-        many_orphan(call, token);
+        many_orphan(call, holder);
     if (result == WAIT_READY) {
         errno = (int)-call->many.error;
         PyErr_SetFromErrno(PyExc_OSError);
@@ -668,7 +668,7 @@ static PyObject *many_outcome(struct many_call *call, int result, PyObject *toke
     return NULL;
 }
 
-/* many(token, op, offsets, length, gref, generation, segment_offset, window, depth, timeout) */
+/* many(holder, op, offsets, length, gref, generation, segment_offset, window, depth, timeout) */
 static PyObject *front_many(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct many_call call = {.self = self};
