@@ -217,9 +217,9 @@ class Requester:
         except BrokenError as error:
             raise self._gone(error) from None
         self.poll()
-        handle.settle()
         if not answered:
             raise self._late(handle.op, handle.offset, handle.length, timeout)
+        handle.settle()
 
     def look(self, handle: Handle) -> bool:
         """Return whether a handle is answered, having taken what has come."""
