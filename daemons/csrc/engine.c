@@ -222,6 +222,17 @@ static void hand_to_backend(struct ring *ring, struct request *req)
     ring->announced = true;
 }
 
+/* Writes are forgotten, reads are zeroes. */
+static void start_null(struct ring *ring, struct request *req)
+{
+    const struct checked *checked = &req->checked;
+    if (checked->op == WIRE_READ)
+        for (uint32_t i = 0; i < checked->nr_iov; i++)
+            memset(checked->iov[i].iov_base, 0, checked->iov[i].iov_len);
+    answer(ring, req, checked->op == WIRE_CANCEL ? -ENOENT
+                                                 : (int64_t)(checked->length & INT64_MAX));
+}
+
 static void start(struct ring *ring, struct request *req)
 {
     switch (ring->device.kind) {
@@ -229,7 +240,7 @@ static void start(struct ring *ring, struct request *req)
         start_file(ring, req);
         break;
     case DEVICE_NULL:
-        answer(ring, req, req->checked.op == WIRE_CANCEL ? -ENOENT : (int64_t)req->checked.length);
+        start_null(ring, req);
         break;
     case DEVICE_ECHO:
         answer(ring, req, req->checked.op == WIRE_ECHO
