@@ -184,7 +184,9 @@ static PyObject *shut_down(Mpmc *self, PyObject *args, PyObject *kwargs)
 
 static PyObject *get_size(Mpmc *self, void *unused)
 {
-    return member_check(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(mpmc_size(&self->member.ring));
+    if (member_check(self) < 0)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(mpmc_size(&self->member.ring));
 }
 
 static PyObject *get_owner(Mpmc *self, void *unused)
