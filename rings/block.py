@@ -102,6 +102,13 @@ class Block:
         """Make the bytes zero without sending any."""
         self._requester.call(layout.OP_WRITE_ZEROES, offset, length, None, 0, timeout)
 
+    def echo(self, number: int = 0, timeout: float | None = None) -> int:
+        """Send a number to an echo device and return its answer, the same number.
+
+        A round trip through the ring and nothing else: for timing.
+        """
+        return self._requester.call(layout.OP_ECHO, 0, number, None, 0, timeout)
+
     def _move(self, op: int, offset: int, grant: Grant, timeout: float | None) -> int:
         if grant.length <= MAX_TRANSFER:
             return self._requester.call(op, offset, grant.length, grant, 0, timeout)

@@ -67,20 +67,21 @@ class Requester:
         timeout: float | None,
     ) -> int:  # fmt: skip
         """Do one operation on ``grant[at:at + length]`` and return its result."""
-        if grant is None:
-            handle = self.submit(op, offset, length, None, 0)
-            return handle.result(timeout)
-        grant.pin()
+        gref, generation = None, 0
+        if grant is not None:
+            gref, generation = grant.gref, grant.generation
+            grant.pin()
         try:
             result = self._front.call(
-                grant, op, offset, length, grant.gref, grant.generation, at, timeout
+                grant, op, offset, length, gref, generation, at, timeout
             )
         except TimeoutError:
             raise self._late(op, offset, length, timeout) from None
         except BrokenError as error:
             raise self._gone(error) from None
         finally:
-            grant.unpin()
+            if grant is not None:
+                grant.unpin()
         if result is None:
             late = None if timeout is None else monotonic() + timeout
             self._wait_credit(late)

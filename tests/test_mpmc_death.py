@@ -9,9 +9,12 @@ import random
 import select
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -253,6 +256,42 @@ def test_the_lock_alone_would_miss_a_parent_whose_child_lives_on(ring):
         assert member.recover() == 1
     os.close(writer)
     os.close(reader)
+
+
+NAMESPACED = """
+import sys, time
+from tests.test_mpmc_death import WRITING, poke_claim
+from rings.mpmc import Member, Ring
+ring = Ring.attach([int(number) for number in sys.argv[1:]])
+member = Member(ring)
+poke_claim(ring, 0, member.owner, WRITING)
+print("claimed", flush=True)
+time.sleep(30)
+"""
+
+
+def test_a_member_in_another_pid_namespace():
+    """Its pid there is 1, which here is somebody who never dies."""
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+    with Ring.create(slots=4, slot_size=48) as ring, Member(ring) as member:
+        python = [sys.executable, "-c", NAMESPACED, *map(str, ring.handle())]
+        with subprocess.Popen(
+            unshare + python,
+            pass_fds=ring.handle(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parent.parent,
+        ) as there:
+            claimed = there.stdout.readline()
+            if claimed:
+                member.put(b"behind")
+                assert member.recover() == 0
+                with pytest.raises(TimeoutError, match="pid 1, which lives"):
+                    member.get(0.2)
+            there.kill()
+        if not claimed:
+            pytest.skip("pid namespaces are not to be had here")
+        assert member.get(HANG_S) == b"behind"
 
 
 # -- random kills ----------------------------------------------------------------
