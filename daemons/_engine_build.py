@@ -1,5 +1,6 @@
 """Tells cffi how to build ``daemons._engine`` from ``csrc/engine.c``."""
 
+from glob import glob
 from pathlib import Path
 
 from cffi import FFI
@@ -18,7 +19,7 @@ ffi.set_source(
     sources=[f"daemons/csrc/{name}.c" for name in SOURCES],
     depends=[
         "daemons/csrc/engine.cdef",
-        *(f"daemons/csrc/{name}.h" for name in ("engine", "exec", "notify", "request", "uring")),
+        *sorted(glob("daemons/csrc/*.h")),
         *(f"rings/csrc/{name}.h" for name in ("core", "wait", "xen")),
     ],
     include_dirs=["daemons/csrc", "rings/csrc"],

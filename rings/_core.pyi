@@ -2,9 +2,19 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, SupportsIndex, TypedDict, final
+from typing import (
+    Any,
+    Final,
+    Literal,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypedDict,
+    final,
+    type_check_only,
+)
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 @final
 class View:
@@ -26,6 +36,7 @@ class View:
 
 # -- rings.xen_style -----------------------------------------------------------
 
+@type_check_only
 class RingStatistics(TypedDict):
     """Counts since a half was attached."""
 
@@ -187,6 +198,7 @@ class Atomics:
 
 # -- rings.requester -------------------------------------------------------------
 
+@disjoint_base
 class Answer:
     """What a submitted request will be answered."""
 
@@ -388,6 +400,7 @@ class BroadcastConsumer:
 
 # -- rings.mpmc ------------------------------------------------------------------
 
+@type_check_only
 class MpmcRing(Protocol):
     """What a member takes from its ring."""
 

@@ -19,6 +19,7 @@ from .copying import Copier
 from .errors import ClosedError
 from .grants import Grant
 from .handle import Handle
+from .ranges import Range
 from .requester import MAX_TRANSFER, Requester
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from .rendezvous import Session
-
-Range = tuple[Grant, int, int]
 
 
 class Block:

@@ -21,6 +21,7 @@ from .errors import BrokenError
 from .grants import Grant, GrantTable
 from .handle import Handle, Pins, describe
 from .pool import BufferPool
+from .ranges import Range, to_segments
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     from .rendezvous import Session
 
 REQUEST: Final = struct.Struct("<QBBHIQQ")
-SEGMENT: Final = struct.Struct("<IIII")
 MAX_TRANSFER: Final = 1 << 20
 PIECE: Final = 64 << 10
-Range = tuple[Grant, int, int]
 
 
 class Batching(local):
@@ -46,9 +45,7 @@ class Requester:
     def __init__(self, session: Session, spin_us: int) -> None:
         shape = session.geometry
         self._session = session
-        self.pool = BufferPool(
-            session.region, shape, GrantTable(session.region, shape)
-        )
+        self.pool = BufferPool(session.region, shape, GrantTable(session.region, shape))
         self._batching = Batching()
         self._front = Front(
             buffer=session.region.view(shape.ring_offset, shape.ring_size),
@@ -166,19 +163,14 @@ class Requester:
 
     def submit_ranges(self, op: int, offset: int, ranges: Sequence[Range]) -> Handle:
         """Begin one operation on several ranges of memory, in their order."""
-        check_ranges(ranges)
-        length = sum(part[2] for part in ranges)
-        segments = b"".join(
-            SEGMENT.pack(grant.gref, grant.generation, at, size)
-            for grant, at, size in ranges
-        )
+        segments, length = to_segments(ranges)
         grants = [part[0] for part in ranges]
         flags = 0
         if len(ranges) > layout.IO_INLINE_SEGMENTS:
             table = self.pool.alloc(len(segments), rights=layout.RIGHT_DEVICE_READS)
             with table.view() as view:
                 view[:] = segments
-            segments = SEGMENT.pack(table.gref, table.generation, 0, len(segments))
+            segments, _ = to_segments([(table, 0, len(segments))])
             flags = layout.IO_FLAG_INDIRECT
             grants.append(table)
         fixed = REQUEST.pack(0, op, flags, len(ranges), 0, offset, length)
@@ -293,14 +285,3 @@ class Requester:
     def close(self) -> None:
         """Let go of the ring's memory."""
         self._front.close()
-
-
-def check_ranges(ranges: Sequence[Range]) -> None:
-    """Refuse ranges that are none, too many, or outside their grants."""
-    if not 1 <= len(ranges) <= layout.IO_MAX_SEGMENTS:
-        raise ValueError(
-            f"1 to {layout.IO_MAX_SEGMENTS} ranges a request, not {len(ranges)}"
-        )
-    for grant, at, size in ranges:
-        if at < 0 or size < 1 or at + size > grant.length:
-            raise ValueError(f"{size} bytes at {at} are not within {grant!r}")

@@ -22,17 +22,18 @@ LAYERS = (
     "rings._core",
     "rings.pages rings.header rings.memfd rings.reserve rings.memory rings.named"
     " rings.grants rings.pool rings.channel",
-    "rings.xen_style rings.blkif rings.spsc rings.mpmc rings.atomics rings.records"
-    " rings.broadcast rings.broadcast_ends",
+    "rings.xen_style rings.blkif rings.blkif_rights rings.atomics rings.records"
+    " rings.spsc rings.broadcast_ends rings.broadcast rings.mpmc_statistics rings.mpmc",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
     " rings.link rings.rendezvous",
-    "rings.handle rings.requester rings.copying rings.block rings.frontend"
+    "rings.handle rings.ranges rings.requester rings.copying rings.block rings.frontend"
     " rings.interpreters rings.sandbox",
     "rings",
     "daemons._engine rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
     " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
-    " daemons.client daemons.engine daemons.report daemons.server daemons.process",
+    " daemons.wire daemons.client daemons.engine daemons.report daemons.server"
+    " daemons.process",
     "daemons",
     "rings.cli daemons.__main__ daemons._engine_build",
 )

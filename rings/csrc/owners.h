@@ -55,7 +55,8 @@ struct self {
     uint64_t pid_space;
 };
 
-static inline uint64_t owner_make(unsigned state, uint64_t generation, uint64_t deaths, uint32_t pid)
+static inline uint64_t owner_make(unsigned state, uint64_t generation, uint64_t deaths,
+                                  uint32_t pid)
 {
     return (state & 15) | (generation & OWNER_FIELD(19)) << 4 | (deaths & OWNER_FIELD(19)) << 23 |
            (uint64_t)pid << 42;
@@ -290,6 +291,7 @@ static inline uint32_t owner_recover_all(struct mpmc *ring, const struct self *s
 {
     uint32_t freed = 0;
     for (uint32_t owner = 1; owner <= MPMC_OWNERS; owner++) {
+        /* acquire: member-joined. */
         uint64_t word = load64_acquire(&owner_entry(ring, owner)->word);
         if (owner_is_dead(ring, self, lock_fd, owner, word))
             freed += owner_recover(ring, owner, word);

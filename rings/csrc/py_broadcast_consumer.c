@@ -183,14 +183,14 @@ static PyObject *get_index(PyObject *op, void *ignored)
 /* ---- the type ------------------------------------------------------------- */
 
 static PyMethodDef consumer_methods[] = {
-    {"try_get", try_get, METH_NOARGS, "try_get()\n--\n\nTake a message; None without one."},
-    {"get_many", get_many, METH_O, "get_many(max)\n--\n\nTake up to max, as a list."},
-    {"has_message", has_message, METH_NOARGS, "has_message()\n--\n\nWhether there is one."},
+    {"try_get", try_get, METH_NOARGS, "try_get($self, /)\n--\n\nTake a message; None without one."},
+    {"get_many", get_many, METH_O, "get_many($self, max, /)\n--\n\nTake up to max, as a list."},
+    {"has_message", has_message, METH_NOARGS, "has_message($self, /)\n--\n\nWhether there is one."},
     {"await_message", await_message, METH_NOARGS,
-     "await_message()\n--\n\nThe same, and ask for an event."},
+     "await_message($self, /)\n--\n\nThe same, and ask for an event."},
     {"producer_state", producer_state, METH_NOARGS,
-     "producer_state()\n--\n\nThe producer's pid; 0 not yet, -1 closed, -2 dead."},
-    {"close", close_consumer, METH_NOARGS, "close()\n--\n\nGive the end back."},
+     "producer_state($self, /)\n--\n\nThe producer's pid; 0 not yet, -1 closed, -2 dead."},
+    {"close", close_consumer, METH_NOARGS, "close($self, /)\n--\n\nGive the end back."},
     {NULL},
 };
 

@@ -194,13 +194,16 @@ static PyObject *get_notified(PyObject *op, void *ignored)
 /* ---- the type ------------------------------------------------------------- */
 
 static PyMethodDef producer_methods[] = {
-    {"try_put", try_put, METH_O, "try_put(data)\n--\n\nStore a message; False without room."},
-    {"put_many", put_many, METH_O, "put_many(list)\n--\n\nStore what fits; how many."},
-    {"has_room", has_room, METH_NOARGS, "has_room()\n--\n\nWhether a put would succeed."},
-    {"await_room", await_room, METH_NOARGS, "await_room()\n--\n\nThe same, and ask for an event."},
-    {"reap", reap, METH_NOARGS, "reap()\n--\n\nForget dead consumers; how many."},
-    {"consumers", consumers, METH_NOARGS, "consumers()\n--\n\n(pid, behind, lost) of each."},
-    {"close", close_producer, METH_NOARGS, "close()\n--\n\nGive the end back."},
+    {"try_put", try_put, METH_O,
+     "try_put($self, data, /)\n--\n\nStore a message; False without room."},
+    {"put_many", put_many, METH_O, "put_many($self, data, /)\n--\n\nStore what fits; how many."},
+    {"has_room", has_room, METH_NOARGS, "has_room($self, /)\n--\n\nWhether a put would succeed."},
+    {"await_room", await_room, METH_NOARGS,
+     "await_room($self, /)\n--\n\nThe same, and ask for an event."},
+    {"reap", reap, METH_NOARGS, "reap($self, /)\n--\n\nForget dead consumers; how many."},
+    {"consumers", consumers, METH_NOARGS,
+     "consumers($self, /)\n--\n\n(pid, behind, lost) of each."},
+    {"close", close_producer, METH_NOARGS, "close($self, /)\n--\n\nGive the end back."},
     {NULL},
 };
 

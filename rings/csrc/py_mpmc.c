@@ -152,7 +152,7 @@ static PyObject *member_exit(Mpmc *self, PyObject *args)
 
 /* ---- everybody ------------------------------------------------------------------------ */
 
-PyDoc_STRVAR(recover_doc, "recover()\n--\n\n"
+PyDoc_STRVAR(recover_doc, "recover($self, /)\n--\n\n"
                           "Settle what dead members left behind; how many this call buried.");
 
 static PyObject *member_recover(Mpmc *self, PyObject *unused)
@@ -167,7 +167,7 @@ static PyObject *member_recover(Mpmc *self, PyObject *unused)
 }
 
 PyDoc_STRVAR(shutdown_doc,
-             "shutdown(immediate=False)\n--\n\n"
+             "shutdown($self, immediate=False)\n--\n\n"
              "Refuse puts from now on, and gets once the ring is empty (`immediate`: at once); "
              "those refused raise ShutDown.");
 
@@ -184,7 +184,9 @@ static PyObject *shut_down(Mpmc *self, PyObject *args, PyObject *kwargs)
 
 static PyObject *get_size(Mpmc *self, void *unused)
 {
-    return member_check(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(mpmc_size(&self->member.ring));
+    if (member_check(self) < 0)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(mpmc_size(&self->member.ring));
 }
 
 static PyObject *get_owner(Mpmc *self, void *unused)
@@ -224,34 +226,34 @@ static PyObject *initialise(PyObject *module, PyObject *args)
 
 /* ---- types ------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(try_put_doc, "try_put(message, /)\n--\n\nPut it; False if the ring is full.");
-PyDoc_STRVAR(put_doc, "put(message, timeout=None)\n--\n\n"
+PyDoc_STRVAR(try_put_doc, "try_put($self, message, /)\n--\n\nPut it; False if the ring is full.");
+PyDoc_STRVAR(put_doc, "put($self, message, timeout=None)\n--\n\n"
                       "Put it, waiting for room; TimeoutError after `timeout` seconds.");
 PyDoc_STRVAR(put_many_doc,
-             "put_many(messages, /)\n--\n\n"
+             "put_many($self, messages, /)\n--\n\n"
              "Put messages of a sequence until the ring is full; how many were put.");
 PyDoc_STRVAR(put_records_doc,
-             "put_records(buffer, record_size)\n--\n\n"
+             "put_records($self, buffer, record_size, /)\n--\n\n"
              "Put each `record_size` bytes of `buffer` as a message until the ring is full; "
              "how many were put.");
-PyDoc_STRVAR(try_get_doc, "try_get()\n--\n\nThe next message, or None if there is none.");
-PyDoc_STRVAR(get_doc, "get(timeout=None)\n--\n\n"
+PyDoc_STRVAR(try_get_doc, "try_get($self, /)\n--\n\nThe next message, or None if there is none.");
+PyDoc_STRVAR(get_doc, "get($self, timeout=None)\n--\n\n"
                       "The next message, waiting for one; TimeoutError after `timeout` seconds.");
-PyDoc_STRVAR(get_many_doc, "get_many(limit, /)\n--\n\n"
+PyDoc_STRVAR(get_many_doc, "get_many($self, limit, /)\n--\n\n"
                            "A list of up to `limit` messages, empty if there is none.");
 PyDoc_STRVAR(get_records_doc,
-             "get_records(buffer, record_size)\n--\n\n"
+             "get_records($self, buffer, record_size, /)\n--\n\n"
              "Fill `buffer` with messages of `record_size` bytes each; how many were taken.");
-PyDoc_STRVAR(get_fileno_doc, "get_fileno()\n--\n\n"
+PyDoc_STRVAR(get_fileno_doc, "get_fileno($self, /)\n--\n\n"
                              "A descriptor that polls readable when get may go on; see arm_get.");
 PyDoc_STRVAR(arm_get_doc,
-             "arm_get()\n--\n\n"
+             "arm_get($self, /)\n--\n\n"
              "Announce that the caller will sleep on get_fileno(), and look once more: "
              "0.0 if get may go on now, else how many seconds to sleep at most.");
-PyDoc_STRVAR(put_fileno_doc, "put_fileno()\n--\n\n"
+PyDoc_STRVAR(put_fileno_doc, "put_fileno($self, /)\n--\n\n"
                              "A descriptor that polls readable when put may go on; see arm_put.");
 PyDoc_STRVAR(arm_put_doc,
-             "arm_put()\n--\n\n"
+             "arm_put($self, /)\n--\n\n"
              "Announce that the caller will sleep on put_fileno(), and look once more: "
              "0.0 if put may go on now, else how many seconds to sleep at most.");
 

@@ -61,51 +61,55 @@ static PyObject *new_consumer(PyTypeObject *type, PyObject *args, PyObject *kwar
     {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS, doc}
 #define COMMON_METHODS \
     {"arm", spsc_arm, METH_NOARGS, \
-     "arm()\n--\n\nAsk for an event on fileno(); True: do not sleep, look again."}, \
-    {"clear", spsc_clear, METH_NOARGS, "clear()\n--\n\nTake the event off fileno()."}, \
+     "arm($self, /)\n--\n\nAsk for an event on fileno(); True: do not sleep, look again."}, \
+    {"clear", spsc_clear, METH_NOARGS, "clear($self, /)\n--\n\nTake the event off fileno()."}, \
     {"close", spsc_close, METH_NOARGS, \
-     "close()\n--\n\nGive the end back and wake the peer; a sleeper in another\n" \
+     "close($self, /)\n--\n\nGive the end back and wake the peer; a sleeper in another\n" \
      "thread gets ClosedError.  BusyError while a view is out."}, \
     {"fileno", spsc_fileno, METH_NOARGS, \
-     "fileno()\n--\n\nThe eventfd that this end is woken by."}, \
+     "fileno($self, /)\n--\n\nThe eventfd that this end is woken by."}, \
     {"statistics", spsc_statistics, METH_NOARGS, \
-     "statistics()\n--\n\nCounters of this handle and of the ring, as a dict."}, \
+     "statistics($self, /)\n--\n\nCounters of this handle and of the ring, as a dict."}, \
     FAST("wait_peer", spsc_wait_peer, \
-         "wait_peer(timeout=None)\n--\n\nWait until a live process holds the other end,\n" \
+         "wait_peer($self, timeout=None)\n--\n\nWait until a live process holds the other end,\n" \
          "or has left messages: its pid.  So a survivor waits for a successor."), \
     {"__enter__", spsc_enter, METH_NOARGS, NULL}, \
     {"__exit__", leave, METH_VARARGS, NULL}, {NULL}
 
 static PyMethodDef producer_methods[] = {
     {"try_put", spsc_try_put, METH_O,
-     "try_put(data)\n--\n\nStore one message; False if there is no room.  Never waits."},
-    FAST("put", spsc_put, "put(data, timeout=None)\n--\n\nStore one message, waiting for room."),
+     "try_put($self, data, /)\n--\n\nStore one message; False if there is no room.  Never waits."},
+    FAST("put", spsc_put,
+         "put($self, data, timeout=None)\n--\n\nStore one message, waiting for room."),
     FAST("put_many", spsc_put_many,
-         "put_many(data, timeout=0)\n--\n\nStore what fits of a list of messages or of one\n"
+         "put_many($self, data, timeout=0)\n--\n\nStore what fits of a list of messages or of one\n"
          "buffer of them; how many.  One publish, at most one event."),
     FAST("claim", spsc_claim,
-         "claim(n=1, timeout=None)\n--\n\nUp to n free slots, or n bytes of a record, in place."),
+         "claim($self, n=1, timeout=None)\n--\n\n"
+         "Up to n free slots, or n bytes of a record, in place."),
     FAST("try_claim", spsc_try_claim,
-         "try_claim(n=1)\n--\n\nThe same, or None if there is no room."),
+         "try_claim($self, n=1)\n--\n\nThe same, or None if there is no room."),
     {"publish", (PyCFunction)(void (*)(void))finish_view, METH_FASTCALL,
-     "publish(count=None)\n--\n\nMake what was claimed visible."},
+     "publish($self, count=None, /)\n--\n\nMake what was claimed visible."},
     COMMON_METHODS,
 };
 
 static PyMethodDef consumer_methods[] = {
     {"try_get", spsc_try_get, METH_NOARGS,
-     "try_get()\n--\n\nTake one message; None if there is none.  Never waits."},
-    FAST("get", spsc_get, "get(timeout=None)\n--\n\nTake one message, waiting for it."),
+     "try_get($self, /)\n--\n\nTake one message; None if there is none.  Never waits."},
+    FAST("get", spsc_get, "get($self, timeout=None)\n--\n\nTake one message, waiting for it."),
     FAST("get_many", spsc_get_many,
-         "get_many(max=None, timeout=0)\n--\n\nTake what is there, up to max, as a list."),
+         "get_many($self, max=None, timeout=0)\n--\n\nTake what is there, up to max, as a list."),
     FAST("get_into", spsc_get_into,
-         "get_into(buffer, timeout=0)\n--\n\nCopy messages into a buffer: whole slots, or one\n"
+         "get_into($self, buffer, timeout=0)\n--\n\n"
+         "Copy messages into a buffer: whole slots, or one\n"
          "record.  Bytes written; 0 if there was nothing."),
     FAST("peek", spsc_peek,
-         "peek(n=1, timeout=None)\n--\n\nUp to n messages in place, until release()."),
-    FAST("try_peek", spsc_try_peek, "try_peek(n=1)\n--\n\nThe same, or None if there is none."),
+         "peek($self, n=1, timeout=None)\n--\n\nUp to n messages in place, until release()."),
+    FAST("try_peek", spsc_try_peek,
+         "try_peek($self, n=1)\n--\n\nThe same, or None if there is none."),
     {"release", (PyCFunction)(void (*)(void))finish_view, METH_FASTCALL,
-     "release(count=None)\n--\n\nGive what was peeked back to the producer."},
+     "release($self, count=None, /)\n--\n\nGive what was peeked back to the producer."},
     COMMON_METHODS,
 };
 
