@@ -88,7 +88,7 @@ class Requester:
             self._wait_credit(late)
             left = None if late is None else max(0.0, late - monotonic())
             return self.call(op, offset, length, grant, at, left)
-        if result != length:
+        if grant is not None and result != length:
             what = describe(op, offset, length)
             raise OSError(errno.EIO, f"{what}: only {result} bytes were moved")
         return result

@@ -21,7 +21,8 @@ import rings
 from rings import layout
 from rings.block import Block
 from rings.handle import Handle
-from rings.requester import REQUEST, SEGMENT
+from rings.ranges import SEGMENT
+from rings.requester import REQUEST
 
 from .served import ENGINES, HANG_S, raises, require, ring
 
