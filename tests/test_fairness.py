@@ -152,7 +152,7 @@ def test_control_alone_a_ring_has_every_turn_to_itself(stepped: Stepped) -> None
     assert turns >= 2
 
 
-# -- the real thing ------------------------------------------------------------------------
+# -- the real thing ------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -167,9 +167,7 @@ def daemon(
         yield daemon
 
 
-def meanwhile(
-    pool: ThreadPoolExecutor, body: Callable[[], None]
-) -> Callable[[], int]:
+def meanwhile(pool: ThreadPoolExecutor, body: Callable[[], None]) -> Callable[[], int]:
     """Run `body` again and again on a thread; return what ends it and counts."""
     enough = threading.Event()
 

@@ -6,7 +6,6 @@ import os
 import random
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -56,7 +55,9 @@ for _ in range(100):
 disk.write(0, fresh(0, 300 << 10))
 grant = disk.pool.alloc(64 * 512)
 with disk.batch():
-    handles = [disk.submit_read(n * 512, grant, at=n * 512, length=512) for n in range(24)]
+    handles = [
+        disk.submit_read(n * 512, grant, at=n * 512, length=512) for n in range(24)
+    ]
 assert {handle.result(60) for handle in handles} == {512}
 offsets = array("Q", [n * 1024 for n in range(64)])
 disk.read_many(offsets, grant, length=512)
@@ -64,7 +65,7 @@ with grant.view() as view:
     for n in range(64):
         assert view[n * 512 : n * 512 + 512] == content[n * 1024 : n * 1024 + 512]
 disk.submit_readv(0, [(grant, n * 1024, 512) for n in range(20)]).result(60)
-disk.discard(4096, 4096), fresh(4096, 0)
+disk.discard(4096, 4096)
 content[4096:8192] = bytes(4096)
 try:
     disk.read(disk.size, 512)

@@ -67,7 +67,11 @@ def run(front: Path, session: Session, **more: int) -> subprocess.CompletedProce
     }
     words = [f"--{name}={value}" for name, value in numbers.items()]
     return subprocess.run(
-        [str(front), *words], pass_fds=fds, capture_output=True, text=True, timeout=HANG_S
+        [str(front), *words],
+        pass_fds=fds,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
     )
 
 
