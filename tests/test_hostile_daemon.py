@@ -103,9 +103,7 @@ class Liar:
 
     def answer(self, ident: int, result: int) -> None:
         """Write one response, and do not publish it yet."""
-        RESPONSE.pack_into(
-            self.region.buffer, self._slot(self.produced), ident, result
-        )
+        RESPONSE.pack_into(self.region.buffer, self._slot(self.produced), ident, result)
         self.produced = (self.produced + 1) % 2**32
 
     def publish(self, ahead: int = 0) -> None:
@@ -133,7 +131,9 @@ def lied_to(tmp_path: Path, start: int) -> Iterator[tuple[Block, Liar]]:
         listener.bind(path)
         listener.listen()
         liar = Liar(listener)
-        session = open_session(path, "disk0", slots=SLOTS, data_size=1 << 20, start=start)
+        session = open_session(
+            path, "disk0", slots=SLOTS, data_size=1 << 20, start=start
+        )
         liar.connected()
         check = session.check
         object.__setattr__(session, "check", lambda: (liar.last_moment(), check())[1])
@@ -296,13 +296,15 @@ def test_what_was_answered_before_the_end_counts(lied_to: tuple[Block, Liar]) ->
 
 def test_other_sessions_are_unaffected(lied_to: tuple[Block, Liar]) -> None:
     block, liar = lied_to
-    with daemons.spawn(engine="threads", timeout=HANG_S) as honest:
-        with rings.connect(honest.address).block("null0") as other:
-            unknown(liar, 1 << 32)
-            with pytest.raises(BrokenError):
-                block.read(0, 512)
-            assert other.write(0, b"x" * 512) == 512
-            assert other.read(0, 512) == bytes(512)
+    with (
+        daemons.spawn(engine="threads", timeout=HANG_S) as honest,
+        rings.connect(honest.address).block("null0") as other,
+    ):
+        unknown(liar, 1 << 32)
+        with pytest.raises(BrokenError):
+            block.read(0, 512)
+        assert other.write(0, b"x" * 512) == 512
+        assert other.read(0, 512) == bytes(512)
 
 
 def test_broken_is_not_closed(lied_to: tuple[Block, Liar]) -> None:
