@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     block.add_argument("--block-size", type=int, metavar="BYTES")
     echo = kinds.add_parser("echo", help="serve a device that answers at once")
     echo.add_argument("--name", default="echo0")
-    null = kinds.add_parser("null", help="serve a device that moves no data")
+    null = kinds.add_parser("null", help="serve a device that forgets and reads zeroes")
     null.add_argument("--name", default="null0")
     null.add_argument("--size", type=_natural, default=1 << 40, metavar="BYTES")
     python = kinds.add_parser("python", help="serve a Backend written in Python")

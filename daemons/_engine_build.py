@@ -1,4 +1,4 @@
-"""Tells cffi how to build ``daemons._engine`` from ``csrc/engine.c``."""
+"""Tells cffi how to build ``daemons._engine`` from the C files in ``csrc``."""
 
 from glob import glob
 from pathlib import Path
@@ -7,8 +7,8 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 SOURCES = (
-    "engine", "exec_mock", "exec_threads", "exec_uring", "notify", "op_run",
-    "request", "uring",
+    "attach", "backend", "engine", "exec_mock", "exec_threads", "exec_uring", "notify",
+    "op_run", "request", "serve", "uring",
 )  # fmt: skip
 
 ffi = FFI()

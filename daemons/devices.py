@@ -59,10 +59,7 @@ def echo(name: str = "echo0") -> Device:
 
 
 def null(name: str = "null0", size: int = 1 << 40) -> Device:
-    """Return a device that answers at once and moves no data, for measuring.
-
-    A read leaves the buffer as it was.
-    """
+    """Return a device that forgets writes and reads zeroes."""
     return Device(check_name(name), "null", size=size, block_size=1)
 
 

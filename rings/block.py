@@ -243,8 +243,8 @@ class Block:
             BusyError: A view of a grant is in use, or a thread is waiting.
         """
         if not self.session.closed:
-            self._copier.close()
             self._requester.close()
+            self._copier.close()
             self.session.close()
 
     def __enter__(self) -> Block:

@@ -6,6 +6,7 @@ which answer.  Here are the slow parts: no credit, a timeout, a daemon that is g
 
 from __future__ import annotations
 
+import errno
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,9 @@ class Requester:
             self._wait_credit(late)
             left = None if late is None else max(0.0, late - monotonic())
             return self.call(op, offset, length, grant, at, left)
+        if grant is not None and result != length:
+            what = describe(op, offset, length)
+            raise OSError(errno.EIO, f"{what}: only {result} bytes were moved")
         return result
 
     def pieces(
@@ -210,9 +214,9 @@ class Requester:
         except BrokenError as error:
             raise self._gone(error) from None
         self.poll()
-        handle.settle()
         if not answered:
             raise self._late(handle.op, handle.offset, handle.length, timeout)
+        handle.settle()
 
     def look(self, handle: Handle) -> bool:
         """Return whether a handle is answered, having taken what has come."""

@@ -378,6 +378,15 @@ static void break_front(struct front *front, const char *why)
     pthread_mutex_unlock(&front->mutex);
 }
 
+/* The daemon is gone: what it had answered still counts; then nothing more will come. */
+static void last_answers(struct front *front)
+{
+    pthread_mutex_lock(&front->mutex);
+    front_dispatch(front);
+    pthread_mutex_unlock(&front->mutex);
+    break_front(front, "the connection to the daemon is gone");
+}
+
 /* After a wait that ended early: 0 to wait again, -1 with an exception. */
 static int interrupted(Front *self, enum wait_result result)
 {
@@ -385,7 +394,7 @@ static int interrupted(Front *self, enum wait_result result)
         return PyErr_CheckSignals();
     PyObject *ok = PyObject_CallNoArgs(self->on_hangup);
     if (ok == NULL)
-        break_front(&self->front, "the connection to the daemon is gone");
+        last_answers(&self->front);
     Py_XDECREF(ok);
     return ok == NULL ? -1 : 0;
 }
@@ -408,8 +417,11 @@ static int wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadl
         Py_END_ALLOW_THREADS
         if (!ended_early(result))
             return (int)result;
-        if (interrupted(self, result) < 0)
-            return -1;
+        if (interrupted(self, result) < 0) {
+            if (result != WAIT_HUNG_UP || !done(arg))
+                return -1;
+            PyErr_Clear();
+        }
     }
 }
 
@@ -646,8 +658,12 @@ static int many_wait(struct many_call *call, uint64_t deadline_ns)
         Py_END_ALLOW_THREADS
         if (!ended_early(result))
             return (int)result;
-        if (interrupted(call->self, result) < 0)
-            return -1;
+        if (interrupted(call->self, result) < 0) {
+            bool all = call->many.next == call->many.nr && many_in_flight(&call->many) == 0;
+            if (result != WAIT_HUNG_UP || !all)
+                return -1;
+            PyErr_Clear();
+        }
     }
 }
 
