@@ -333,9 +333,7 @@ print("good")
     "way", ["call", "bounce", "wait", "flush", "many", "large", "credit"]
 )
 def test_ctrl_c_while_it_waits(way: str, mock: daemons.Daemon) -> None:
-    told = run_python(
-        sys.executable, INTERRUPTED, mock.address, mock.pid, SLOTS, way
-    )
+    told = run_python(sys.executable, INTERRUPTED, mock.address, mock.pid, SLOTS, way)
     assert told == "good\n"
 
 
@@ -413,7 +411,11 @@ def test_closed(daemon: daemons.Daemon) -> None:
     disk.close()
     disk.close()
     assert disk.closed
-    for ask in (lambda: disk.read(0, 512), disk.flush, lambda: disk.write(0, bytes(512))):
+    for ask in (
+        lambda: disk.read(0, 512),
+        disk.flush,
+        lambda: disk.write(0, bytes(512)),
+    ):
         with pytest.raises(ClosedError):
             ask()
 

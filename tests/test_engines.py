@@ -259,9 +259,17 @@ def test_forged_grants(disk: Block, image: Path) -> None:
                 with raises(number):
                     ask(disk, op, 0, BLOCK, segment)
         with raises(errno.EACCES):
-            ask(disk, layout.OP_READ, 0, BLOCK, (source.gref, source.generation, 0, 512))
+            ask(
+                disk, layout.OP_READ, 0, BLOCK, (source.gref, source.generation, 0, 512)
+            )
         with raises(errno.EACCES):
-            ask(disk, layout.OP_WRITE, 0, BLOCK, (target.gref, target.generation, 0, 512))
+            ask(
+                disk,
+                layout.OP_WRITE,
+                0,
+                BLOCK,
+                (target.gref, target.generation, 0, 512),
+            )
         assert ask(disk, layout.OP_READ, 0, BLOCK, (*here, 0, BLOCK)) == BLOCK
     assert disk.read(0, BLOCK) == before
 
@@ -454,9 +462,7 @@ def test_direct(engine: str, image: Path) -> None:
     except OSError:
         pytest.skip("this file system has no O_DIRECT")
     with (
-        daemons.spawn(
-            image=path, engine=engine, direct=True, timeout=HANG_S
-        ) as daemon,
+        daemons.spawn(image=path, engine=engine, direct=True, timeout=HANG_S) as daemon,
         rings.connect(daemon.address).block("disk0") as disk,
     ):
         assert disk.session.device.direct

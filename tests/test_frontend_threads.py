@@ -35,7 +35,9 @@ def daemon(
         yield daemon
 
 
-def shared(daemon: daemons.Daemon, slots: int, wait: str = "block", **more: int) -> Block:
+def shared(
+    daemon: daemons.Daemon, slots: int, wait: str = "block", **more: int
+) -> Block:
     connection = rings.connect(daemon.address)
     return connection.block("disk0", slots=slots, data_size=8 << 20, wait=wait, **more)
 
@@ -81,7 +83,9 @@ class Worker:
         with self.disk.pool.alloc(16 * 512) as grant:
             with self.disk.batch() as batch:
                 handles = [
-                    batch.submit_read(self.base + n * 512, grant, at=n * 512, length=512)
+                    batch.submit_read(
+                        self.base + n * 512, grant, at=n * 512, length=512
+                    )
                     for n in range(16)
                 ]
             for handle in reversed(handles):

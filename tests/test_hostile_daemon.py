@@ -103,9 +103,7 @@ class Liar:
 
     def answer(self, ident: int, result: int) -> None:
         """Write one response, and do not publish it yet."""
-        RESPONSE.pack_into(
-            self.region.buffer, self._slot(self.produced), ident, result
-        )
+        RESPONSE.pack_into(self.region.buffer, self._slot(self.produced), ident, result)
         self.produced = (self.produced + 1) % 2**32
 
     def publish(self, ahead: int = 0) -> None:
@@ -133,7 +131,9 @@ def lied_to(tmp_path: Path, start: int) -> Iterator[tuple[Block, Liar]]:
         listener.bind(path)
         listener.listen()
         liar = Liar(listener)
-        session = open_session(path, "disk0", slots=SLOTS, data_size=1 << 20, start=start)
+        session = open_session(
+            path, "disk0", slots=SLOTS, data_size=1 << 20, start=start
+        )
         liar.connected()
         check = session.check
         object.__setattr__(session, "check", lambda: (liar.last_moment(), check())[1])
