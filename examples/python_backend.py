@@ -47,12 +47,14 @@ class Sparse(Backend):
 
 def main() -> None:
     backend = f"{Path(__file__).stem}:Sparse"
-    with daemons.spawn(kind="python", backend=backend) as daemon:
-        with rings.connect(daemon.address).block("python0") as disk:
-            print(f"a {disk.size >> 20} MiB disk called python0")
-            disk.write(7 * PAGE, b"hello".ljust(PAGE))
-            text = disk.read(7 * PAGE, 2 * PAGE)
-    print(f"page 7 says {text[:5]}, page 8 says {text[PAGE : PAGE + 4]}")
+    with (
+        daemons.spawn(kind="python", backend=backend) as daemon,
+        rings.connect(daemon.address).block("python0") as disk,
+    ):
+        print(f"a {disk.size >> 20} MiB disk called python0")
+        disk.write(7 * PAGE, b"hello".ljust(PAGE))
+        text = disk.read(7 * PAGE, 2 * PAGE)
+        print(f"page 7 says {text[:5]}, page 8 says {text[PAGE : PAGE + 4]}")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def check_kernel(release: str = "") -> Row:
 
 
 def _io_uring_setup() -> int:
-    """Make a small io_uring with the engine's flags, close it; return 0 or the errno."""
+    """Make a small io_uring with the engine's flags; return 0 or the errno."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -10,7 +10,6 @@ import threading
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -83,7 +82,7 @@ def full_capacity(block: Block) -> None:
     assert in_flight(block) == 0
 
 
-# -- handles ------------------------------------------------------------------------------
+# -- handles -------------------------------------------------------------------
 
 
 def test_a_handle_tells_its_story(disk: Block) -> None:
@@ -128,7 +127,7 @@ def test_dropped_handles_hold_no_slot(disk: Block) -> None:
     full_capacity(disk)
 
 
-# -- cancel ---------------------------------------------------------------------------------
+# -- cancel --------------------------------------------------------------------
 
 
 def test_cancelled_or_running(slow: Block, mock: daemons.Daemon) -> None:
@@ -186,7 +185,7 @@ def test_cancel_on_every_engine_is_one_of_three(disk: Block) -> None:
                 try:
                     moved = handle.result(HANG_S)
                 except OSError as error:
-                    assert error.errno == errno.ECANCELED
+                    assert error.errno == errno.ECANCELED  # noqa: PT017 - or no error
                     assert outcome == "cancelled"
                 else:
                     assert moved == 4096
@@ -195,7 +194,7 @@ def test_cancel_on_every_engine_is_one_of_three(disk: Block) -> None:
     full_capacity(disk)
 
 
-# -- time-outs --------------------------------------------------------------------------------
+# -- time-outs -----------------------------------------------------------------
 
 
 def test_late_answers(disk: Block, daemon: daemons.Daemon) -> None:
@@ -270,7 +269,7 @@ def test_a_full_ring_can_be_late(disk: Block, daemon: daemons.Daemon) -> None:
     full_capacity(disk)
 
 
-# -- Ctrl-C -------------------------------------------------------------------------------------
+# -- Ctrl-C --------------------------------------------------------------------
 
 # Stops the daemon, begins to wait, interrupts itself while it sleeps, lets the daemon
 # go on; then everything must be answered and every slot and pin free again.
@@ -388,7 +387,7 @@ def test_what_is_in_flight_stays_pinned_at_any_interrupt(disk: Block) -> None:
     assert run_python(sys.executable, STORM, address, SLOTS, 3000) == "good\n"
 
 
-# -- the end -------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------
 
 
 def test_close_is_refused_while_a_thread_waits(

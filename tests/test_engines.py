@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -58,7 +59,7 @@ def disk(address: str) -> Iterator[Block]:
         yield block
 
 
-# -- whole operations ------------------------------------------------------------------
+# -- whole operations ----------------------------------------------------------
 
 SIZES = [
     BLOCK,
@@ -127,7 +128,7 @@ def test_flush(disk: Block) -> None:
     assert disk.submit_flush().result(HANG_S) == 0
 
 
-# -- refusals ---------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_image_cut_short_under_the_daemon(address: str, image: Path) -> None:
         assert disk.read(0, 64 * KIB) == bytes(64 * KIB)
 
 
-# -- what no honest frontend sends --------------------------------------------------------
+# -- what no honest frontend sends ---------------------------------------------
 
 
 def ask(
@@ -310,7 +311,7 @@ def test_a_disk_does_not_echo(disk: Block) -> None:
         ask(disk, layout.OP_ECHO, 0, 7)
 
 
-# -- many blocks, many ranges -----------------------------------------------------------------
+# -- many blocks, many ranges --------------------------------------------------
 
 
 @pytest.mark.parametrize("depth", [1, 8, 200])
@@ -408,7 +409,7 @@ def test_a_batch_is_one_notification(disk: Block, address: str) -> None:
     assert grant.pins == 0
 
 
-# -- other devices --------------------------------------------------------------------------------
+# -- other devices -------------------------------------------------------------
 
 
 def test_null(engine: str) -> None:
@@ -497,7 +498,7 @@ def test_a_file_system_has_the_sum_of_its_file(engine: str, image: Path) -> None
     assert found.hexdigest() == wanted
 
 
-# -- any sequence, against a bytearray ---------------------------------------------------------------
+# -- any sequence, against a bytearray -----------------------------------------
 
 SPAN = 64
 blocks = st.integers(0, SPAN - 1)
@@ -539,7 +540,7 @@ class Model:
 
     def split(self, size: int) -> list[int]:
         cuts = sorted({self.chance.randrange(size) for _ in range(5)} | {0, size})
-        return [high - low for low, high in zip(cuts, cuts[1:], strict=False)]
+        return [high - low for low, high in itertools.pairwise(cuts)]
 
     def writev(self, offset: int, size: int) -> None:
         with self.disk.pool.alloc(size) as grant:

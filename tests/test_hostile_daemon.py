@@ -296,13 +296,15 @@ def test_what_was_answered_before_the_end_counts(lied_to: tuple[Block, Liar]) ->
 
 def test_other_sessions_are_unaffected(lied_to: tuple[Block, Liar]) -> None:
     block, liar = lied_to
-    with daemons.spawn(engine="threads", timeout=HANG_S) as honest:
-        with rings.connect(honest.address).block("null0") as other:
-            unknown(liar, 1 << 32)
-            with pytest.raises(BrokenError):
-                block.read(0, 512)
-            assert other.write(0, b"x" * 512) == 512
-            assert other.read(0, 512) == bytes(512)
+    with (
+        daemons.spawn(engine="threads", timeout=HANG_S) as honest,
+        rings.connect(honest.address).block("null0") as other,
+    ):
+        unknown(liar, 1 << 32)
+        with pytest.raises(BrokenError):
+            block.read(0, 512)
+        assert other.write(0, b"x" * 512) == 512
+        assert other.read(0, 512) == bytes(512)
 
 
 def test_broken_is_not_closed(lied_to: tuple[Block, Liar]) -> None:
