@@ -8,8 +8,8 @@ Who joins sees the messages put from then on.  What happens when a consumer is
 slower than the producer is the ring's policy:
 
 - ``drop_old`` (default): the producer never waits.  An overtaken consumer goes on
-  with the oldest message that is still there, and ``lost`` has grown by exactly the
-  number it missed.
+  with the oldest message that the next put will not overwrite, and ``lost`` has grown
+  by exactly the number it missed.
 - ``block``: the producer waits for the slowest consumer; nobody loses anything.
 
 A consumer taken with ``latest=True`` always gets the newest message, under either
