@@ -29,7 +29,11 @@ The end of the `with` block waits for the script, which polls both and leaves wh
         ...
 
 Not `Thread.join`: on 3.12, Ctrl-C there makes it forget a thread that still runs.
-A script that sleeps in `Atomics.wait` is stopped by a change of its word and a notify.
+A script that sleeps in `Atomics.wait` is stopped by a change of its word and a notify;
+one in a ring's `get` or `put`, by closing the ring's other end.
+
+Whatever ends of rings it holds are given back when it is destroyed, not before;
+docs/INTERPRETERS.md says what its peers see.
 
 Two rules of CPython's.  Never fork while an own-GIL interpreter lives: the child
 hangs or crashes; start processes by spawn.  And import in it only what says that
@@ -114,6 +118,9 @@ class Interpreter:
 
     def close(self, timeout: float | None = 0) -> None:
         """Destroy the interpreter; harmless the second time.
+
+        Any thread may do it.  It waits, without `timeout`, for the threads that
+        `threading` started there; those that `_thread` did make CPython abort.
 
         Args:
             timeout: Seconds to wait for a running script's end; None: for ever.

@@ -379,24 +379,30 @@ TAKE = '''
 import mmap
 from rings.atomics import Atomics
 words = Atomics(mmap.mmap({fd}, 4096))
-words.add(1, 1)
-while words.load(1) < 2:
-    pass
-taken = 0
-while taken < 300:
+
+def meet(word, n):
+    words.add(word, 1)
+    while words.load(word) < 2 * n:
+        pass
+
+for n in range(1, {rounds} + 1):
+    meet(1, n)
     try:
         end = ring.producer()
+        words.add(0, 1)
     except BusyError:
-        continue
-    assert words.add(0, 1) == 0, "two own it"
-    assert words.sub(0, 1) == 1
-    end.close()
-    taken += 1
+        end = None
+    meet(2, n)
+    if end is not None:
+        end.close()
+if words.load(0) != {rounds}:
+    print(words.load(0), "times taken in {rounds} rounds")
 '''
 fd = os.memfd_create("race")
 os.ftruncate(fd, 4096)
+script = TAKE.format(fd=fd, rounds=200)
 with traffic.create(kind, 0) as ring:
-    threads = [leave(ring, kind, TAKE.format(fd=fd)) for _ in range(2)]
+    threads = [leave(ring, kind, script) for _ in range(2)]
     for thread in threads:
         thread.join()
 os.close(fd)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 
 import pytest
 
@@ -10,12 +12,14 @@ import daemons
 from tests import interp_traffic as traffic
 from tests.conftest import STARTS
 from tests.interp import (
+    ROOT,
     finish,
     require_python,
     run_in_interpreter,
     run_python,
     start_in_interpreter,
 )
+from tests.test_examples import as_pattern
 
 MEET = """
 import sys
@@ -186,3 +190,10 @@ def test_a_frontend_that_ends_with_its_interpreter_leaves_nothing(python, tmp_pa
         again = run_python(python, VANISH, daemon.address)
         assert len(os.listdir(f"/proc/{daemon.pid}/fd")) == count
     assert output.split() == again.split() == ["True"] * 4 + ["4096"]
+
+
+def test_the_example_prints_what_it_promises(python: str) -> None:
+    path = ROOT / "examples" / "interpreters.py"
+    done = run_python(python, path.read_text())
+    promised = path.read_text().partition("\nPrints::\n")[2].partition('"""')[0]
+    assert re.fullmatch(as_pattern(textwrap.dedent(promised).strip()), done.strip())
