@@ -68,30 +68,40 @@ class Requester:
         timeout: float | None,
     ) -> int:  # fmt: skip
         """Do one operation on ``grant[at:at + length]`` and return its result."""
+        late = None if timeout is None else monotonic() + timeout
+        while True:
+            result = self._call_once(op, offset, length, grant, at, timeout)
+            if result is not None:
+                break
+            self._wait_credit(late)
+            timeout = None if late is None else max(0.0, late - monotonic())
+        if grant is not None and result != length:
+            what = describe(op, offset, length)
+            raise OSError(errno.EIO, f"{what}: only {result} bytes were moved")
+        return result
+
+    def _call_once(
+        self, op: int, offset: int, length: int, grant: Grant | None, at: int,
+        timeout: float | None,
+    ) -> int | None:  # fmt: skip
+        """Return the result, or None if there was no credit."""
         gref, generation = None, 0
         if grant is not None:
             gref, generation = grant.gref, grant.generation
             grant.pin()
         try:
-            result = self._front.call(
+            return self._front.call(
                 grant, op, offset, length, gref, generation, at, timeout
             )
-        except TimeoutError:
+        except TimeoutError as error:
+            if error.errno is not None:  # the device's own answer
+                raise
             raise self._late(op, offset, length, timeout) from None
         except BrokenError as error:
             raise self._gone(error) from None
         finally:
             if grant is not None:
                 grant.unpin()
-        if result is None:
-            late = None if timeout is None else monotonic() + timeout
-            self._wait_credit(late)
-            left = None if late is None else max(0.0, late - monotonic())
-            return self.call(op, offset, length, grant, at, left)
-        if grant is not None and result != length:
-            what = describe(op, offset, length)
-            raise OSError(errno.EIO, f"{what}: only {result} bytes were moved")
-        return result
 
     def pieces(
         self, op: int, offset: int, length: int, grant: Grant, timeout: float | None
