@@ -66,11 +66,6 @@ def ring(address: str, pid: int | None = None) -> dict[str, int]:
     return counters
 
 
-def state(pid: int) -> str:
-    """Return the letter that ps shows for a process."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def cpu_ticks(pid: int) -> int:
     """Return the time a process has used, its threads together, in clock ticks."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -98,11 +93,17 @@ def resident(pid: int) -> int:
     return int(pages[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def all_stopped(pid: int) -> bool:
+    """Whether no thread runs any more: the first to stop need not be the last."""
+    stats = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats} == {"T"}
+
+
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
     """Stop a process for the time of the block; it is not dead."""
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: state(pid) == "T", f"process {pid} has stopped")
+    until(lambda: all_stopped(pid), f"every thread of process {pid} has stopped")
     try:
         yield
     finally:

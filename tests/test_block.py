@@ -282,6 +282,14 @@ address, pid, slots, way = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.
 disk = rings.connect(address).block("disk0", slots=slots)
 grant = disk.pool.alloc(slots * 512)
 
+def stop(pid):
+    # every thread of it: the one that serves may outrun the one that takes the signal
+    os.kill(pid, signal.SIGSTOP)
+    tasks = f"/proc/{pid}/task"
+    while any(open(f"{tasks}/{one}/stat").read().rpartition(")")[2].split()[0] != "T"
+              for one in os.listdir(tasks)):
+        time.sleep(0.001)
+
 def wait_credit():
     for _ in range(slots):
         disk.submit_read(0, grant, at=0, length=512)
@@ -304,7 +312,7 @@ def interrupt(sleeps):
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 for turn in range(3):
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     helper = threading.Thread(target=interrupt, args=(disk.statistics()["sleeps"],))
     helper.start()
     try:
