@@ -261,6 +261,7 @@ int main(int argc, char **argv)
     if (base == MAP_FAILED)
         rig_die("mmap");
     diaries = (struct diary *)(base + (1 << 15));
+    trace_pin();
     if (strcmp(argv[1], "all") == 0)
         every_pair(atoi(argv[3]));
     else

@@ -216,6 +216,7 @@ int main(int argc, char **argv)
     diaries = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (diaries == MAP_FAILED)
         rig_die("mmap");
+    trace_pin();
     if (strcmp(argv[1], "all") == 0)
         every_pair(start, atoi(argv[3]), atoi(argv[4]));
     else

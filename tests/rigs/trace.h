@@ -2,6 +2,7 @@
 #ifndef TRACE_H
 #define TRACE_H
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -11,6 +12,20 @@
 enum { MAX_STEPS = 20000 };
 
 #define trace_mark() __asm__ volatile("int3" ::: "memory")
+
+/* All on one processor: stepping is nothing but switches, and twice as fast there. */
+static void trace_pin(void)
+{
+    cpu_set_t all, one;
+    CPU_ZERO(&one);
+    sched_getaffinity(0, sizeof all, &all);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &all)) {
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+        }
+    sched_setaffinity(0, sizeof one, &one);
+}
 
 /* Wait for the next stop: 1 a step, 2 one of the two marks, 0 it has ended. */
 static int next_stop(pid_t pid)
