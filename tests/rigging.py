@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent / "rings" / "csrc"
@@ -40,10 +41,12 @@ def compile_rig(
     return program
 
 
-def run_rig(program: Path, *arguments: object, status: int = 0) -> dict[str, object]:
+def run_rig(
+    program: Path, *arguments: object, status: int = 0, timeout: float | None = HANG_S
+) -> dict[str, Any]:
     """Run a rig, which must end with `status`; return what it counted."""
     command = [str(program), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == status, (done.stdout, done.stderr[-2000:])
-    counts: dict[str, object] = json.loads(done.stdout or "{}")
+    counts: dict[str, Any] = json.loads(done.stdout or "{}")
     return counts

@@ -196,6 +196,24 @@ static inline bool broadcast_await_room(struct broadcast_producer *producer)
     return broadcast_room(producer, producer->prod);
 }
 
+/* Free the entries of dead consumers, so that nobody waits for them: how many.  The
+ * producer holds such an entry itself for a moment, so that nobody joins there. */
+static inline uint32_t broadcast_reap(const struct broadcast *ring, uint64_t self)
+{
+    uint32_t reaped = 0;
+    for (uint32_t i = 0; i < ring->consumers; i++) {
+        struct broadcast_entry *entry = &ring->header->entries[i];
+        uint64_t owner = atomic_load(&entry->end.owner);
+        if (!owner_is_process(owner) || !owner_is_dead(owner) ||
+            !atomic_compare_exchange_strong(&entry->end.owner, &owner, self))
+            continue;
+        atomic_store(&entry->cons, BROADCAST_ABSENT);
+        owner_give_back(&entry->end, self);
+        reaped++;
+    }
+    return reaped;
+}
+
 /* ---- a consumer ----------------------------------------------------------- */
 
 struct broadcast_consumer {

@@ -94,25 +94,12 @@ static PyObject *has_room(PyObject *op, PyObject *ignored)
     return PyBool_FromLong(broadcast_room(&self->state, self->state.prod));
 }
 
-/* Free the entries of dead consumers, so that nobody waits for them: how many.  The
- * producer holds such an entry itself for a moment, so that nobody joins there. */
 static PyObject *reap(PyObject *op, PyObject *ignored)
 {
     struct producer *self = (struct producer *)op;
-    long reaped = 0;
     if (!end_usable(&self->base))
         return NULL;
-    for (uint32_t i = 0; i < self->base.ring.consumers; i++) {
-        struct broadcast_entry *entry = &self->base.ring.header->entries[i];
-        uint64_t owner = atomic_load(&entry->end.owner);
-        if (!owner_is_process(owner) || !owner_is_dead(owner) ||
-            !atomic_compare_exchange_strong(&entry->end.owner, &owner, self->base.self))
-            continue;
-        atomic_store(&entry->cons, BROADCAST_ABSENT);
-        owner_give_back(&entry->end, self->base.self);
-        reaped++;
-    }
-    return PyLong_FromLong(reaped);
+    return PyLong_FromUnsignedLong(broadcast_reap(&self->base.ring, self->base.self));
 }
 
 static PyObject *consumers(PyObject *op, PyObject *ignored)
