@@ -48,10 +48,22 @@ import sys
 from importlib import import_module
 from threading import Lock
 from types import TracebackType
+from typing import Final
 
 from .errors import BusyError, ClosedError, RingError
 
 Shareable = str | bytes | int | float | bool | None
+
+# 3.12 hangs in destroy when another thread than the present one first imported
+# `threading` there: it waits for that thread's state, which goes last.
+ADOPT: Final = """
+import sys
+_threading = sys.modules.get("threading")
+if _threading is not None:
+    _lock = _threading._main_thread._tstate_lock
+    if _lock is not None and _lock.locked():
+        _threading._main_thread._ident = _threading.get_ident()
+"""
 
 
 class ScriptError(RingError):
@@ -153,6 +165,7 @@ class _Api312:
             raise ScriptError(str(error)) from None
 
     def destroy(self) -> None:
+        self._module.run_string(self._id, ADOPT)
         self._module.destroy(self._id)
 
 

@@ -40,7 +40,7 @@ def require(kind: str) -> str:
 @contextmanager
 def raises(number: int) -> Iterator[None]:
     """Expect an OSError of this errno."""
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its errno tells
         yield
     assert caught.value.errno == number, repr(caught.value)
 

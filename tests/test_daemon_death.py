@@ -1,4 +1,4 @@
-"""The daemon dies, drains, or is asked by a process that was forked: who is told what."""
+"""The daemon dies, drains, or is asked by a forked process: who is told what."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def broken(answer: Future[object], pid: int) -> tuple[str, ...]:
     return error.in_flight
 
 
-# -- death ------------------------------------------------------------------------------
+# -- death ---------------------------------------------------------------------
 
 
 def test_every_waiter_is_told_what_is_in_doubt(
@@ -82,7 +82,7 @@ def test_nobody_waits_and_the_next_call_is_told(
     daemon: daemons.Daemon, disk: Block
 ) -> None:
     daemon.kill()
-    with pytest.raises(BrokenError, match="gone|closed|hung") as caught:
+    with pytest.raises(BrokenError, match=r"gone|closed|hung") as caught:
         disk.read(0, 512)
     assert caught.value.in_flight == ("read of 512 bytes at 0",)
 
@@ -111,7 +111,7 @@ def test_a_spinning_waiter_is_told(daemon: daemons.Daemon, wait: str) -> None:
         assert broken(waiter, daemon.pid)
 
 
-# -- drain --------------------------------------------------------------------------------
+# -- drain ---------------------------------------------------------------------
 
 
 def test_what_is_in_flight_is_answered_before_the_end(
@@ -161,7 +161,7 @@ def test_a_frontend_that_keeps_asking_is_told(
     assert daemon.process.wait(HANG_S) == 0
 
 
-# -- fork -----------------------------------------------------------------------------------
+# -- fork ----------------------------------------------------------------------
 
 FORKED = """
 import os, sys, rings

@@ -75,7 +75,7 @@ for turn in range(count):
 
 # Writes and reads its own device all the while, and checks every byte.
 WITNESS = """
-import os, random, select, sys
+import os, random, select, sys, time
 from array import array
 import rings
 
@@ -96,6 +96,7 @@ while not select.select([0], [], [], 0)[0]:
         for place, offset in enumerate(offsets):
             assert view[place * 4096 :][:4096] == content[offset : offset + 4096]
     checked += 64
+    time.sleep(0.001)
 assert disk.read(0, size) == content
 disk.close()
 print(checked)
@@ -164,9 +165,10 @@ def witnessed(daemon: daemons.Daemon, warm_up: int, count: int) -> int:
     return checked
 
 
+@pytest.mark.timeout(600)
 def test_five_hundred_workers_are_killed(daemon: daemons.Daemon) -> None:
     """500 in all, 170 with each engine, under load; one that checks lives on."""
-    assert witnessed(daemon, 20, 150) > 1000
+    assert witnessed(daemon, 20, 150) > 500
     nothing_left(daemon.address)
 
 

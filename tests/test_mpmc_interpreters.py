@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-import rings
-
-HANG_S = 100
-HOME = Path(rings.__file__).parent.parent
+from tests.interp import require_python, run_python
 
 SCRIPT = """
 import sys, threading
@@ -79,29 +70,6 @@ back.close()
 """
 
 
-def pythons():
-    """Return the Pythons here that have own-GIL interpreters."""
-    if sys.version_info >= (3, 12):
-        return [sys.executable]
-    named = os.environ.get("RINGS_PYTHONS", "python3.12:python3.13").split(":")
-    return [path for path in map(shutil.which, named) if path and is_new(path)]
-
-
-def is_new(python):
-    """Whether this runs, and is one: a version manager's stand-in may not be."""
-    ask = "import sys; sys.exit(sys.version_info < (3, 12))"
-    return subprocess.run([python, "-c", ask], capture_output=True).returncode == 0
-
-
-@pytest.mark.parametrize("python", pythons() or [None])
-def test_messages_pass_between_interpreters(python):
-    if python is None:
-        pytest.skip("no Python with own-GIL interpreters, they come with 3.12")
-    done = subprocess.run(
-        [python, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        env={**os.environ, "PYTHONPATH": str(HOME)},
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_messages_pass_between_interpreters(version):
+    run_python(require_python(version), SCRIPT)

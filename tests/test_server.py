@@ -449,6 +449,7 @@ else:
 def test_stop_lets_sessions_drain_and_tells_them(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as server:
         session = open_session(server.listener.path, "null0")
+        session.socket.settimeout(PATIENCE_S)
         idle = knock(server)
         until(lambda: len(server._clients) == 2 and server.engine.rings)  # type: ignore[attr-defined]
         server.stop()

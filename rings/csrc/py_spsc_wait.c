@@ -29,7 +29,7 @@ static void meet_peer(struct py_spsc *self)
         return;
     }
     int pidfd = owner_pidfd(owner);
-    self->peer_state = pidfd == -1 ? PEER_DEAD : PEER_ALIVE;
+    self->peer_state = pidfd == PIDFD_DEAD ? PEER_DEAD : PEER_ALIVE;
     self->peer_pidfd = pidfd < 0 ? -1 : pidfd;
 }
 
