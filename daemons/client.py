@@ -94,6 +94,7 @@ class Client:
         self.leaving = False
         self._service = service
         self._offer: Offer | None = None
+        self.asks = False  # for the report, not for a ring
         self._report = ""
         self._held = ExitStack()
         self._held.callback(sock.close)
@@ -253,6 +254,7 @@ class Client:
         )
 
     def _stat(self, stat: Stat) -> None:
+        self.asks = True
         if stat.offset == 0:
             self._report = self._service.report()
         piece = self._report[stat.offset : stat.offset + MAX_STAT_TEXT]

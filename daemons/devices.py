@@ -84,12 +84,12 @@ def load_backend(name: str) -> Backend:
     if not colon or not module or not attribute:
         raise ValueError(f"--backend wants MODULE:CLASS, not {name!r}")
     try:
-        made = getattr(importlib.import_module(module), attribute)()
+        kind = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--backend {name}: {error}") from error
-    if not isinstance(made, Backend):
-        raise ValueError(f"--backend {name}: {type(made).__name__} is no Backend")
-    return made
+    if not (isinstance(kind, type) and issubclass(kind, Backend)):
+        raise ValueError(f"--backend {name} is no subclass of daemons.Backend")
+    return kind()
 
 
 def open_block(
@@ -150,6 +150,10 @@ def _open(path: str, read_only: bool, direct: bool) -> int:
     try:
         _check_kind(os.stat(path).st_mode, path)
         return os.open(path, flags)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno, f"{error.strerror}; make one: truncate -s 1G {path}", path
+        ) from None
     except OSError as error:
         if direct and error.errno == errno.EINVAL:
             raise ValueError(
@@ -228,6 +232,6 @@ def _lock(fd: int, path: str, read_only: bool) -> None:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BusyError(
-            f"{path} is served by another daemon; stop that one, or serve it "
-            "--read-only from both"
+            f"{path} is being served already; name it once, stop the other daemon, "
+            "or serve it --read-only from both"
         ) from None

@@ -27,9 +27,12 @@ def report(
 ) -> str:
     """Return the report as JSON, in ASCII."""
     statistics = engine.statistics()
+    for told_already in ("engine", "why"):
+        statistics.pop(told_already, None)
     per_ring = statistics.pop("rings", None)
     known = per_ring if isinstance(per_ring, Mapping) else {}
-    in_order = sorted(clients, key=lambda client: client.number)
+    sessions = (client for client in clients if not client.asks)
+    in_order = sorted(sessions, key=lambda client: client.number)
     told = {
         "pid": os.getpid(),
         "version": rings.__version__,

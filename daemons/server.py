@@ -237,7 +237,8 @@ class Server:
         self.loop.unwatch(client.pidfd)
         if isinstance(last, Error):
             client.farewell(last)
-        level = self._log.warning if isinstance(last, Error) else self._log.info
+        quiet = self._log.debug if client.asks else self._log.info
+        level = self._log.warning if isinstance(last, Error) else quiet
         level("ending", session=client.number, **_who(client), reason=reason)
         if client.ring is None:
             return self._release(client, last)

@@ -27,6 +27,9 @@ ENOUGH_MEMORY: Final = 64 * MIB
 FIRST_USER_UID: Final = 1000  # logind's RemoveIPC spares the uids below
 
 
+Status = Literal["ok", "warn", "fail"]
+
+
 class Row(NamedTuple):
     """One answer.
 
@@ -38,7 +41,7 @@ class Row(NamedTuple):
     """
 
     name: str
-    status: Literal["ok", "warn", "fail"]
+    status: Status
     found: str
     fix: str = ""
 
@@ -98,7 +101,7 @@ def check_io_uring(answer: int | None = None) -> Row:
         errno.ENOSYS: "this kernel has no io_uring; use one built with CONFIG_IO_URING",
         errno.EINVAL: "this kernel's io_uring is older than 6.1; use a newer kernel",
         errno.ENOMEM: "raise the locked-memory limit: ulimit -l 65536",
-    }.get(number, "see `man io_uring_setup`")
+    }.get(number, "read man io_uring_setup")
     found = f"io_uring_setup: {_reason(OSError(number, ''))}; `threads` serves instead"
     return Row("io_uring", "warn", found, fix)
 

@@ -151,7 +151,7 @@ def test_session_opens_and_closes(
         assert session.check()
         until(lambda: engine.rings)
         report = query(session.address)
-        told = report["sessions"][0]
+        (told,) = report["sessions"]  # who asks is no session
         assert told["geometry"] == session.geometry._asdict()
         assert told["ring"] == {"requests": 0}
     assert session.closed
