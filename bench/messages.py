@@ -255,7 +255,8 @@ def run(options: argparse.Namespace) -> int:
     packages = tuple({adapter.package for adapter in found if adapter.package})
     report.facts["versions"] = machine.versions(packages)
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="rings-bench-", dir=base) as folder:
+    prefix = f"rings-bench-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=base) as folder:
         bench = Bench(options, Path(folder))
         for workload in bench.workloads():
             work(report, workload, found, bench)

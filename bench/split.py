@@ -31,14 +31,16 @@ class Split:
 
     def measure(self, load: Load, depth: int) -> Mapping[str, float]:
         """At depth 1 one `readinto` at a time, deeper `read_many` in one C call."""
-        with connected(load, self.spin_us) as (daemon, disk):
-            with disk.pool.alloc(depth * BLOCK) as grant:
-                before = counters(daemon, disk)
-                if depth == 1:
-                    found = one_at_a_time(disk, grant, load)
-                else:
-                    found = many_in_flight(disk, grant, load, depth)
-                after = counters(daemon, disk)
+        with (
+            connected(load, self.spin_us) as (daemon, disk),
+            disk.pool.alloc(places(load, depth) * BLOCK) as grant,
+        ):
+            before = counters(daemon, disk)
+            if depth == 1:
+                found = one_at_a_time(disk, grant, load)
+            else:
+                found = many_in_flight(disk, grant, load, depth)
+            after = counters(daemon, disk)
         return found | per_request(before, after)
 
 
@@ -52,12 +54,24 @@ class Handles:
 
     def measure(self, load: Load, depth: int) -> Mapping[str, float]:
         """Keep `depth` handles in flight from a Python loop, the oldest waited for."""
-        with connected(load, self.spin_us) as (daemon, disk):
-            with disk.pool.alloc(depth * BLOCK) as grant:
-                before = counters(daemon, disk)
-                found = handles_in_flight(disk, grant, load, depth)
-                after = counters(daemon, disk)
+        with (
+            connected(load, self.spin_us) as (daemon, disk),
+            disk.pool.alloc(depth * BLOCK) as grant,
+        ):
+            before = counters(daemon, disk)
+            found = handles_in_flight(disk, grant, load, depth)
+            after = counters(daemon, disk)
         return found | per_request(before, after)
+
+
+def places(load: Load, depth: int) -> int:
+    """Return how many buffers to use in turn.
+
+    A disk answers out of order, and the next buffer in turn may still be waited for:
+    then there are more of them than requests in flight.  The page cache answers in
+    order, and fewer buffers stay in the processor's caches.
+    """
+    return 4 * depth if load.direct and depth > 1 else depth
 
 
 @contextmanager
@@ -175,7 +189,7 @@ def verify_many(disk: Any, grant: Any, offsets: array[int], depth: int) -> None:
 
 def counters(daemon: Any, disk: Any) -> dict[str, int]:
     """Return requests served, io_uring_enter calls and notifications of both ends."""
-    from rings.connect import query
+    from rings.rendezvous import query
 
     report, asked = query(daemon.address), disk.statistics()
     served = report["sessions"][0]["ring"]

@@ -167,12 +167,14 @@ def window(board: Board, spec: Spec, seconds: float) -> dict[str, float]:
 
     time.sleep(min(WARM_S, seconds))
     first = look()
-    time.sleep(seconds)
-    last = look()
-    board.check()
+    last = first
+    while last[0] == first[0]:  # a busy machine may not run one of the ends for long
+        if last[1] - first[1] > VERIFY_S:
+            raise RuntimeError(f"no message arrived in {VERIFY_S:g} s")
+        time.sleep(seconds)
+        last = look()
+        board.check()
     got, took = last[0] - first[0], last[1] - first[1]
-    if got <= 0:
-        raise RuntimeError(f"no message arrived in {took:.2f} s")
     rate = got / took
     if rate * spec.size > LIMIT_BYTES_PER_S:
         raise AssertionError(f"{rate:.3g} messages/s of {spec.size} B cannot be")

@@ -17,9 +17,9 @@ from functools import partial
 from types import FrameType
 from typing import Final, NoReturn
 
+from rings.address import default_address
+from rings.codec import NAME
 from rings.errors import RingError
-from rings.link import default_address
-from rings.messages import NAME
 
 from . import devices
 from .device import Device
@@ -65,8 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ringsd", description="Serve devices through rings in shared memory."
     )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    block = kinds.add_parser("block", help="serve files or block devices")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+
+    def add(kind: str, purpose: str, needs: str = "") -> argparse.ArgumentParser:
+        usage = f"%(prog)s {needs}[options]   (%(prog)s --help lists them)"
+        return kinds.add_parser(kind, usage=usage, help=purpose, description=purpose)
+
+    block = add("block", "serve files or block devices", "--image [NAME=]PATH ")
     block.add_argument(
         "--image",
         action="append",
@@ -78,12 +83,20 @@ def _parser() -> argparse.ArgumentParser:
     block.add_argument("--read-only", action="store_true", help="refuse writes")
     block.add_argument("--direct", action="store_true", help="by-pass the page cache")
     block.add_argument("--block-size", type=int, metavar="BYTES")
-    echo = kinds.add_parser("echo", help="serve a device that answers at once")
+    echo = add("echo", "serve a device that answers at once")
     echo.add_argument("--name", default="echo0")
     null = kinds.add_parser("null", help="serve a device that forgets and reads zeroes")
     null.add_argument("--name", default="null0")
     null.add_argument("--size", type=_natural, default=1 << 40, metavar="BYTES")
-    for kind in (block, echo, null):
+    python = add("python", "serve a daemons.Backend", "--backend MODULE:CLASS ")
+    python.add_argument("--name", default="python0")
+    python.add_argument(
+        "--backend",
+        required=True,
+        metavar="MODULE:CLASS",
+        help="a subclass of daemons.Backend, to be made without arguments",
+    )
+    for kind in (block, echo, null, python):
         _add_common(kind)
     return parser
 
@@ -95,10 +108,26 @@ def _natural(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not in 0 to {MAX_SECONDS}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds above 0 and up to {MAX_SECONDS:g}"
+        )
     return value
+
+
+def _open_fd(text: str) -> int:
+    fd = _natural(text)
+    try:
+        os.fstat(fd)
+    except OSError:
+        raise argparse.ArgumentTypeError(
+            f"{fd} is no open descriptor; have the parent pass it on"
+        ) from None
+    return fd
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +152,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--hello-timeout", type=_seconds, default=HELLO_TIMEOUT_S, metavar="SECONDS")
     add("--drain-timeout", type=_seconds, default=DRAIN_TIMEOUT_S, metavar="SECONDS")
     add("--log-level", choices=LEVELS, default="info")
-    add("--ready-fd", type=int, metavar="FD", help="write a line there when accepting")
+    add(
+        "--ready-fd",
+        type=_open_fd,
+        metavar="FD",
+        help="write a line there when accepting",
+    )
     add("--exit-with", type=int, metavar="PID", help="end when the parent PID does")
     limits = parser.add_argument_group("limits of a connection, a user, and in total")
     for field in fields(Limits):
@@ -188,6 +222,8 @@ def _devices(options: argparse.Namespace) -> Iterator[Device]:
         yield devices.echo(options.name)
     elif options.kind == "null":
         yield devices.null(options.name, options.size)
+    elif options.kind == "python":
+        yield devices.python(options.name, devices.load_backend(options.backend))
     else:
         yield from _images(options)
 

@@ -12,8 +12,15 @@ class _Lib:
     EVENT_REQUESTS: int
 
     def engine_new(
-        self, kind: int, spin_ns: int, entries: int, credit: int, seed: int, error: Any,
-        where: Any, /,
+        self,
+        kind: int,
+        spin_ns: int,
+        entries: int,
+        credit: int,
+        seed: int,
+        error: Any,
+        where: Any,
+        /,
     ) -> Any: ...
     def engine_name(self, engine: Any, /) -> Any: ...
     def engine_start(self, engine: Any, /) -> int: ...

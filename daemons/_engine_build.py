@@ -1,12 +1,14 @@
-"""Tells cffi how to build ``daemons._engine`` from ``csrc/engine.c``."""
+"""Tells cffi how to build ``daemons._engine`` from the C files in ``csrc``."""
 
+from glob import glob
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent
 SOURCES = (
-    "engine", "exec_mock", "exec_threads", "exec_uring", "op_run", "request", "uring",
+    "attach", "backend", "engine", "exec_mock", "exec_threads", "exec_uring", "notify",
+    "op_run", "request", "serve", "uring",
 )  # fmt: skip
 
 ffi = FFI()
@@ -17,7 +19,7 @@ ffi.set_source(
     sources=[f"daemons/csrc/{name}.c" for name in SOURCES],
     depends=[
         "daemons/csrc/engine.cdef",
-        *(f"daemons/csrc/{name}.h" for name in ("engine", "exec", "request", "uring")),
+        *sorted(glob("daemons/csrc/*.h")),
         *(f"rings/csrc/{name}.h" for name in ("core", "wait", "xen")),
     ],
     include_dirs=["daemons/csrc", "rings/csrc"],

@@ -1,20 +1,22 @@
 """Services written in Python: a batch of requests in, a result for each out.
 
-    class Upper(Backend):
+    class Alphas(Backend):
         size = 1 << 20
 
         def serve(self, batch):
             for index, request in enumerate(batch):
-                if request.op == OP_WRITE:
-                    for part in request.segments:
-                        part[:] = bytes(part).upper()
+                if request.op != OP_READ:
+                    batch.respond(index, -errno.EOPNOTSUPP)
+                    continue
+                for part in request.segments:
+                    part[:] = b"A" * len(part)
                 batch.respond(index, request.length)
 
 `serve` runs on a thread of the daemon's, one batch of a ring at a time.  Requests are
 private copies and have been checked; the *bytes* of their segments are the
 frontend's own memory, which it can change at any time: copy what you must rely on.
-A segment is a `memoryview`, writable where the frontend permits writing, and valid
-until its request is answered or `serve` returns; it is released then.
+A segment is a `memoryview`, read-only for a write, and valid until its request is
+answered; it is released then.
 
 Whatever `serve` leaves unanswered is answered for it: `-EIO` after an exception,
 which is logged and goes no further, and after a plain return as well.

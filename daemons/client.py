@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rings import layout
-from rings.errors import RingError
+from rings.codec import (
+    MAX_PACKET,
+    MAX_STAT_TEXT,
+    decode,
+    encode,
+)
 from rings.layout import Geometry
 from rings.memory import Region
 from rings.messages import (
-    MAX_PACKET,
-    MAX_STAT_TEXT,
     Closing,
     Connected,
     Error,
@@ -32,9 +35,6 @@ from rings.messages import (
     Setup,
     Stat,
     StatReply,
-    decode,
-    encode,
-    plain_text,
 )
 from rings.peer import Peer, open_pidfd
 from rings.protocol import FEATURES, LIMITED, agree, geometry, refusal, write_split
@@ -42,30 +42,11 @@ from rings.states import Role, Side
 
 from .device import Device, RingSpec
 from .devices import facts
+from .endings import Gone, Leaves, Refused
 from .limits import Quota
 from .spec import EngineLike
 
 EVENTFD_FLAGS: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-
-
-class Refused(RingError):
-    """What the client asks for is not given.
-
-    Attributes:
-        code: Tells the client which kind of refusal it is.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Gone(RingError):
-    """The client has died, hung up, or does not read."""
-
-
-class Leaves(RingError):
-    """The client has said `Closing`."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +94,7 @@ class Client:
         self.leaving = False
         self._service = service
         self._offer: Offer | None = None
+        self.asks = False  # for the report, not for a ring
         self._report = ""
         self._held = ExitStack()
         self._held.callback(sock.close)
@@ -272,6 +254,7 @@ class Client:
         )
 
     def _stat(self, stat: Stat) -> None:
+        self.asks = True
         if stat.offset == 0:
             self._report = self._service.report()
         piece = self._report[stat.offset : stat.offset + MAX_STAT_TEXT]
@@ -280,21 +263,3 @@ class Client:
     def _book(self, amounts: dict[str, int]) -> None:
         self._service.quota.take(self.peer.uid, amounts)
         self._held.callback(self._service.quota.give, self.peer.uid, amounts)
-
-
-def error_code(error: Exception) -> str:
-    """Return the code by which a client is told of an error."""
-    names = {
-        "RemoteProtocolError": "protocol",
-        "LayoutError": "version",
-        "BusyError": "limit",
-        "RegionMemoryError": "memory",
-    }
-    if isinstance(error, Refused):
-        return error.code
-    return names.get(type(error).__name__, "failed")
-
-
-def error_message(error: Exception) -> Error:
-    """Return the message by which a client is told of an error."""
-    return Error(error_code(error), plain_text(str(error) or type(error).__name__))

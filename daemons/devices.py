@@ -5,19 +5,19 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import importlib
 import mmap
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from rings.codec import NAME
 from rings.errors import BusyError
-from rings.messages import NAME, DeviceFacts
+from rings.messages import DeviceFacts
 
+from .backend import Backend
 from .device import Device
-
-if TYPE_CHECKING:
-    from .backend import Backend
 
 BLKGETSIZE64: Final = 0x80081272
 BLKSSZGET: Final = 0x1268
@@ -59,7 +59,7 @@ def echo(name: str = "echo0") -> Device:
 
 
 def null(name: str = "null0", size: int = 1 << 40) -> Device:
-    """Return a device that takes every write and reads zeroes."""
+    """Return a device that forgets writes and reads zeroes."""
     return Device(check_name(name), "null", size=size, block_size=1)
 
 
@@ -72,6 +72,24 @@ def python(name: str, backend: Backend) -> Device:
         block_size=backend.block_size,
         backend=backend,
     )
+
+
+def load_backend(name: str) -> Backend:
+    """Import and make the backend called ``module:Class``.
+
+    Raises:
+        ValueError: There is none of that name, or it is no `Backend`.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise ValueError(f"--backend wants MODULE:CLASS, not {name!r}")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--backend {name}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Backend)):
+        raise ValueError(f"--backend {name} is no subclass of daemons.Backend")
+    return kind()
 
 
 def open_block(
@@ -132,6 +150,10 @@ def _open(path: str, read_only: bool, direct: bool) -> int:
     try:
         _check_kind(os.stat(path).st_mode, path)
         return os.open(path, flags)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno, f"{error.strerror}; make one: truncate -s 1G {path}", path
+        ) from None
     except OSError as error:
         if direct and error.errno == errno.EINVAL:
             raise ValueError(
@@ -210,6 +232,6 @@ def _lock(fd: int, path: str, read_only: bool) -> None:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BusyError(
-            f"{path} is served by another daemon; stop that one, or serve it "
-            "--read-only from both"
+            f"{path} is being served already; name it once, stop the other daemon, "
+            "or serve it --read-only from both"
         ) from None

@@ -16,8 +16,8 @@ import stat
 from contextlib import suppress
 from typing import Final
 
+from rings.address import check_private
 from rings.errors import BusyError
-from rings.link import check_private
 
 BACKLOG: Final = 128
 MAX_PATH: Final = 107
@@ -93,8 +93,16 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 def _private_directory(directory: str) -> None:
     """Make the directory with mode 0700, or check that nobody else writes in it."""
-    with suppress(FileExistsError):
+    try:
         os.mkdir(directory, 0o700)
+    except FileExistsError:
+        pass
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno,
+            f"no directory for the socket: mkdir -p {os.path.dirname(directory)}, or "
+            "choose another --socket",
+        ) from None
     if directory == f"/tmp/rings-{os.geteuid()}":
         check_private(directory)
     status = os.stat(directory)

@@ -16,9 +16,10 @@ from typing import Final
 
 from rings.errors import BrokenError
 
-MODULE: Final = (sys.executable, "-m", "daemons")
+MODULE: Final = (sys.executable, "-P", "-m", "daemons")
+PACKAGES: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOG_NAME: Final = "daemon.log"
-TAIL: Final = 2000
+LOG_SHOWN: Final = 2000
 
 
 class Daemon:
@@ -66,7 +67,7 @@ class Daemon:
             self.kill()
             raise TimeoutError(
                 f"the daemon (pid {self.pid}) did not end {timeout:g} s after SIGTERM "
-                f"and was killed; its log:\n{self.log()[-TAIL:]}"
+                f"and was killed; its log:\n{self.log()[-LOG_SHOWN:]}"
             ) from None
 
 
@@ -89,9 +90,10 @@ def spawn(
 
     Args:
         image: Serve this file as a block device.
-        kind: "block", "echo" or "null"; by default "block" if there is an image,
-            else "null".
-        name: What frontends ask for; "disk0", "echo0" or "null0" by default.
+        kind: "block", "echo", "null" or "python" (with ``backend="module:Class"``);
+            by default "block" if there is an image, else "null".
+        name: What frontends ask for; "disk0", "echo0", "null0" or "python0" by
+            default.
         engine: "auto", "uring", "threads" or "mock".
         socket: Listen there instead of in the private directory.
         timeout: Seconds it may take to start.
@@ -135,6 +137,12 @@ def _text(value: object) -> str:
     return os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
 
 
+def _environment() -> dict[str, str]:
+    """Have the child import what this process would, from wherever it is started."""
+    path = [PACKAGES, *(part for part in sys.path if part)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
+
+
 def _start(command: list[str], address: str, directory: str, timeout: float) -> Daemon:
     log_path = os.path.join(directory, LOG_NAME)
     ready, ready_write = os.pipe2(os.O_CLOEXEC)
@@ -146,6 +154,7 @@ def _start(command: list[str], address: str, directory: str, timeout: float) -> 
                 stdout=log,
                 stderr=log,
                 pass_fds=[ready_write],
+                env=_environment(),
             )
     except BaseException:
         os.close(ready)
@@ -172,11 +181,11 @@ def _await(daemon: Daemon, ready: int, timeout: float) -> None:
         if time.monotonic() >= deadline:
             raise TimeoutError(
                 f"the daemon (pid {daemon.pid}) was not ready after {timeout:g} s; "
-                f"its log:\n{daemon.log()[-TAIL:]}"
+                f"its log:\n{daemon.log()[-LOG_SHOWN:]}"
             )
     if not os.read(ready, 16):
         code = daemon.process.wait()
         raise BrokenError(
             f"the daemon ended with code {code} before it was ready; its log:\n"
-            f"{daemon.log()[-TAIL:]}"
+            f"{daemon.log()[-LOG_SHOWN:]}"
         )

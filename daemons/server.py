@@ -13,25 +13,24 @@ detached, and only when nothing is in flight any more its memory is unmapped.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
-import rings
 from rings.errors import RingError
 from rings.messages import Closed, Closing, Error, Message
 
-from .client import Client, Gone, Leaves, Service, error_message
+from .client import Client, Service
 from .device import Device
-from .devices import facts
+from .endings import Gone, Leaves, error_message
 from .limits import Limits, Quota
 from .listener import Listener
 from .log import Log
 from .loop import Loop
+from .report import report
 from .spec import EngineLike
 
 HELLO_TIMEOUT_S: Final = 5.0
@@ -238,17 +237,13 @@ class Server:
         self.loop.unwatch(client.pidfd)
         if isinstance(last, Error):
             client.farewell(last)
-        level = self._log.warning if isinstance(last, Error) else self._log.info
+        quiet = self._log.debug if client.asks else self._log.info
+        level = self._log.warning if isinstance(last, Error) else quiet
         level("ending", session=client.number, **_who(client), reason=reason)
         if client.ring is None:
-            self._release(client, last)
-            return
-        threading.Thread(
-            target=self._detach,
-            args=(client, last, drain),
-            name=f"detach-{client.number}",
-            daemon=True,
-        ).start()
+            return self._release(client, last)
+        arguments = (client, last, drain)
+        threading.Thread(target=self._detach, args=arguments, daemon=True).start()
 
     def _detach(self, client: Client, last: Message | None, drain: bool) -> None:
         assert client.ring is not None
@@ -290,31 +285,15 @@ class Server:
                 client.farewell(Closing("the daemon shuts down"))
                 self._retire(client, "shutdown", Closed(), drain=True)
 
-    # -- the report -----------------------------------------------------------
-
     def _report(self) -> str:
-        statistics = self.engine.statistics()
-        rings_told = statistics.get("rings")
-        per_ring = rings_told if isinstance(rings_told, Mapping) else {}
-        report = {
-            "pid": os.getpid(),
-            "version": rings.__version__,
-            "uptime_s": round(time.monotonic() - self._since, 3),
-            "address": self.listener.path,
-            "engine": {
-                "name": self.engine.name,
-                "why": self.engine.why,
-                **{key: value for key, value in statistics.items() if key != "rings"},
-            },
-            "used": self._quota.used(),
-            "limits": vars(self._quota.limits),
-            "devices": [vars(facts(device)) for device in self.devices.values()],
-            "sessions": [
-                client.told(per_ring)
-                for client in sorted(self._clients, key=lambda client: client.number)
-            ],
-        }
-        return json.dumps(report, default=str)
+        return report(
+            address=self.listener.path,
+            since=self._since,
+            engine=self.engine,
+            quota=self._quota,
+            devices=self.devices.values(),
+            clients=self._clients,
+        )
 
 
 def _who(client: Client) -> dict[str, object]:

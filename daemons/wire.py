@@ -27,7 +27,9 @@ ENGINE_STATS: Final = ("enters", "turns", "sleeps", "credit", "credit_used")
 
 
 def errno_name(code: int) -> str:
-    """Name an errno: 1 gives ``EPERM``."""
+    """Name an errno: 1 gives ``EPERM``, 95 ``EOPNOTSUPP`` and not its twin."""
+    if code == errno.EOPNOTSUPP:
+        return "EOPNOTSUPP"
     return errno.errorcode.get(code, str(code))
 
 

@@ -2,9 +2,19 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, SupportsIndex, TypedDict, final
+from typing import (
+    Any,
+    Final,
+    Literal,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypedDict,
+    final,
+    type_check_only,
+)
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 @final
 class View:
@@ -16,12 +26,17 @@ class View:
     @property
     def exports(self) -> int: ...
     @property
+    def pins(self) -> int: ...
+    @property
     def released(self) -> bool: ...
+    def pin(self) -> None: ...
+    def unpin(self) -> None: ...
     def release(self) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 # -- rings.xen_style -----------------------------------------------------------
 
+@type_check_only
 class RingStatistics(TypedDict):
     """Counts since a half was attached."""
 
@@ -183,6 +198,7 @@ class Atomics:
 
 # -- rings.requester -------------------------------------------------------------
 
+@disjoint_base
 class Answer:
     """What a submitted request will be answered."""
 
@@ -211,7 +227,7 @@ class Front:
     ) -> Self: ...
     def submit(
         self,
-        token: Answer,
+        holder: Answer,
         op: int,
         offset: int,
         length: int,
@@ -220,7 +236,7 @@ class Front:
         segment_offset: int,
         /,
     ) -> int | None: ...
-    def submit_request(self, token: Answer, request: Buffer, /) -> int | None: ...
+    def submit_request(self, holder: Answer, request: Buffer, /) -> int | None: ...
     def flush(self) -> None: ...
     def arm(self) -> bool: ...
     def collect(self) -> list[Any]: ...
@@ -228,7 +244,7 @@ class Front:
     def wait_credit(self, timeout: float | None, /) -> bool: ...
     def call(
         self,
-        token: object,
+        holder: object,
         op: int,
         offset: int,
         length: int,
@@ -240,7 +256,7 @@ class Front:
     ) -> int | None: ...
     def many(
         self,
-        token: object,
+        holder: object,
         op: int,
         offsets: Buffer,
         length: int,
@@ -385,6 +401,7 @@ class BroadcastConsumer:
 
 # -- rings.mpmc ------------------------------------------------------------------
 
+@type_check_only
 class MpmcRing(Protocol):
     """What a member takes from its ring."""
 

@@ -1,7 +1,7 @@
 """Xen's block protocol, x86_64 ABI: bytes of a slot to a request, and back.
 
 Pure functions on private copies: no ring, no file.  A backend takes a slot, decodes
-it, checks it, moves the bytes of its extents and answers::
+it, checks it (`rings.blkif_rights`), moves the bytes of its extents and answers::
 
     try:
         request = decode_request(slot)
@@ -56,7 +56,7 @@ MAX_INDIRECT_PAGES: Final = 8
 SEGMENTS_PER_PAGE: Final = PAGE // 8
 MAX_INDIRECT_SEGMENTS: Final = MAX_INDIRECT_PAGES * SEGMENTS_PER_PAGE
 
-_HEAD = struct.Struct("<BBH4xQQ")  # operation, nr_segments, handle, id, sector
+_DIRECT = struct.Struct("<BBH4xQQ")  # operation, nr_segments, handle, id, sector
 _SEGMENT = struct.Struct("<IBB2x")
 _INDIRECT = struct.Struct("<BBH4xQQH2x8I")
 _DISCARD = struct.Struct("<BBH4xQQQ")
@@ -168,37 +168,24 @@ def encode_request(request: AnyRequest) -> bytes:
     count = len(request.segments)
     if count > MAX_SEGMENTS:
         raise ValueError(f"{count} segments and room for {MAX_SEGMENTS}: use Indirect")
-    head = _HEAD.pack(
-        request.operation, count, request.handle, request.id, request.sector
-    )
-    return (head + encode_segments(request.segments)).ljust(SLOT_SIZE, b"\0")
+    fixed = (request.operation, count, request.handle, request.id, request.sector)
+    body = _DIRECT.pack(*fixed) + encode_segments(request.segments)
+    return body.ljust(SLOT_SIZE, b"\0")
 
 
 def _encode_discard(request: Discard) -> bytes:
-    return _DISCARD.pack(
-        DISCARD,
-        request.secure,
-        request.handle,
-        request.id,
-        request.sector,
-        request.nr_sectors,
-    ).ljust(SLOT_SIZE, b"\0")
+    fixed = (DISCARD, request.secure, request.handle, request.id, request.sector)
+    return _DISCARD.pack(*fixed, request.nr_sectors).ljust(SLOT_SIZE, b"\0")
 
 
 def _encode_indirect(request: Indirect) -> bytes:
     pages = len(request.grefs)
     if pages > MAX_INDIRECT_PAGES:
         raise ValueError(f"{pages} pages of segments and room for {MAX_INDIRECT_PAGES}")
-    return _INDIRECT.pack(
-        INDIRECT,
-        request.operation,
-        request.nr_segments,
-        request.id,
-        request.sector,
-        request.handle,
-        *request.grefs,
-        *[0] * (MAX_INDIRECT_PAGES - pages),
-    ).ljust(SLOT_SIZE, b"\0")
+    fixed = (INDIRECT, request.operation, request.nr_segments, request.id)
+    grefs = request.grefs + (0,) * (MAX_INDIRECT_PAGES - pages)
+    body = _INDIRECT.pack(*fixed, request.sector, request.handle, *grefs)
+    return body.ljust(SLOT_SIZE, b"\0")
 
 
 def encode_response(response: Response) -> bytes:
@@ -226,10 +213,10 @@ def decode_request(slot: bytes) -> AnyRequest:
         return Discard(ident, sector, count, bool(flag & 1), handle)
     if operation not in (READ, WRITE, WRITE_BARRIER, FLUSH):
         raise RefusedError(f"operation {operation} is not offered", UNSUPPORTED)
-    _, count, handle, ident, sector = _HEAD.unpack_from(slot)
+    _, count, handle, ident, sector = _DIRECT.unpack_from(slot)
     if count > MAX_SEGMENTS:
         raise RefusedError(f"{count} segments where {MAX_SEGMENTS} fit")
-    segments = decode_segments(slot[_HEAD.size :], count)
+    segments = decode_segments(slot[_DIRECT.size :], count)
     return Request(operation, ident, sector, segments, handle)
 
 
@@ -269,67 +256,3 @@ def refuse(slot: bytes, status: int = ERROR) -> Response:
         operation = slot[1]
     ident = int.from_bytes(slot[_ID_AT : _ID_AT + 8], "little")
     return Response(ident, operation, status)
-
-
-# -- rights -------------------------------------------------------------------
-
-
-def check(
-    request: AnyRequest, *, sectors: int, pages: int, read_only: bool = False
-) -> None:
-    """Refuse a request that leaves the device or the data area.
-
-    For an `Indirect` this looks at the grefs of its tables; give the decoded segments
-    to `check_segments` as well.
-
-    Raises:
-        RefusedError: The message says which number is wrong, for the log.
-    """
-    if read_only and _changes(request):
-        raise RefusedError("the device is read-only")
-    if isinstance(request, Discard):
-        _check_range(request.sector, request.nr_sectors, sectors)
-    elif isinstance(request, Indirect):
-        for gref in request.grefs:
-            _check_gref(gref, pages)
-    else:
-        check_segments(request, request.segments, sectors=sectors, pages=pages)
-
-
-def _changes(request: AnyRequest) -> bool:
-    if isinstance(request, Request) and request.operation == FLUSH:
-        return bool(request.segments)
-    return request.operation != READ
-
-
-def check_segments(
-    request: Request | Indirect,
-    segments: tuple[Segment, ...],
-    *,
-    sectors: int,
-    pages: int,
-) -> None:
-    """Refuse segments outside their page, the data area or the device.
-
-    Raises:
-        RefusedError: The message says which number is wrong, for the log.
-    """
-    if not segments:
-        if request.operation in (READ, WRITE):
-            raise RefusedError("a read or write needs a segment")
-        return
-    for segment in segments:
-        _check_gref(segment.gref, pages)
-        if not segment.first_sect <= segment.last_sect < SECTORS_PER_PAGE:
-            raise RefusedError(f"{segment} is not within a page of 8 sectors")
-    _check_range(request.sector, sum(each.sectors for each in segments), sectors)
-
-
-def _check_gref(gref: int, pages: int) -> None:
-    if gref >= pages:
-        raise RefusedError(f"gref {gref} and a data area of {pages} pages")
-
-
-def _check_range(sector: int, count: int, sectors: int) -> None:
-    if count > sectors or sector > sectors - count:
-        raise RefusedError(f"{count} sectors from {sector} on a device of {sectors}")

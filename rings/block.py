@@ -19,6 +19,7 @@ from .copying import Copier
 from .errors import ClosedError
 from .grants import Grant
 from .handle import Handle
+from .ranges import Range
 from .requester import MAX_TRANSFER, Requester
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from .rendezvous import Session
-
-Range = tuple[Grant, int, int]
 
 
 class Block:
@@ -102,6 +101,13 @@ class Block:
     ) -> None:
         """Make the bytes zero without sending any."""
         self._requester.call(layout.OP_WRITE_ZEROES, offset, length, None, 0, timeout)
+
+    def echo(self, number: int = 0, timeout: float | None = None) -> int:
+        """Send a number to an echo device and return its answer, the same number.
+
+        A round trip through the ring and nothing else: for timing.
+        """
+        return self._requester.call(layout.OP_ECHO, 0, number, None, 0, timeout)
 
     def _move(self, op: int, offset: int, grant: Grant, timeout: float | None) -> int:
         if grant.length <= MAX_TRANSFER:
@@ -247,8 +253,8 @@ class Block:
             BusyError: A view of a grant is in use, or a thread is waiting.
         """
         if not self.session.closed:
-            self._copier.close()
             self._requester.close()
+            self._copier.close()
             self.session.close()
 
     def __enter__(self) -> Block:

@@ -8,8 +8,8 @@ Who joins sees the messages put from then on.  What happens when a consumer is
 slower than the producer is the ring's policy:
 
 - ``drop_old`` (default): the producer never waits.  An overtaken consumer goes on
-  with the oldest message that is still there, and ``lost`` has grown by exactly the
-  number it missed.
+  with the oldest message that the next put will not overwrite, and ``lost`` has grown
+  by exactly the number it missed.
 - ``block``: the producer waits for the slowest consumer; nobody loses anything.
 
 A consumer taken with ``latest=True`` always gets the newest message, under either
@@ -29,20 +29,17 @@ from __future__ import annotations
 
 import os
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import layout
-from ._core import BroadcastConsumer, BroadcastProducer
-from .channel import EventChannel, Wait, deadline_of, parse
-from .errors import BrokenError, ClosedError, LayoutError, ShutDown
+from .broadcast_ends import Consumer, Producer
+from .channel import parse
+from .errors import ClosedError, LayoutError
 from .memory import Region
 
 if TYPE_CHECKING:
-    from multiprocessing.reduction import DupFd
-
-    from typing_extensions import Buffer
+    from multiprocessing.resource_sharer import DupFd
 
 __all__ = ["Consumer", "Handle", "Producer", "Ring", "attach", "create"]
 
@@ -51,7 +48,6 @@ POLICIES: Final = {
     "drop_old": layout.BROADCAST_DROP_OLD,
 }
 PARAMS: Final = struct.Struct("=IIIIQ")
-SLICE_S: Final = 0.1  # look this often whether those we wait for are alive
 
 
 class Handle(NamedTuple):
@@ -151,185 +147,6 @@ class Ring:
 def _rebuild(region: Region, couriers: list[DupFd]) -> Ring:
     space_fd, *event_fds = [courier.detach() for courier in couriers]
     return Ring(region, space_fd, tuple(event_fds))
-
-
-class Producer:
-    """The end that puts.
-
-    Attributes:
-        try_put: Stores one message and returns True, or False without room.
-        put_many: Stores what fits of a list, with one event; returns how many.
-        consumers: Returns (pid, messages behind, messages lost) of each consumer.
-    """
-
-    def __init__(self, ring: Ring, strategy: Wait) -> None:
-        """Take the ring's producing end; use `Ring.producer`."""
-        self._ring = ring
-        handle = ring.handle()
-        self._core = BroadcastProducer(ring.region.buffer, handle.event_fds)
-        self._channel = _channel(handle.event_fds[0], handle.space_fd)
-        self._strategy = strategy
-        self.try_put = self._core.try_put
-        self.put_many = self._core.put_many
-        self.consumers = self._core.consumers
-
-    def put(self, data: Buffer, timeout: float | None = None) -> None:
-        """Store one message, waiting for the slowest consumer if the ring blocks.
-
-        Raises:
-            TimeoutError: There was no room in time; the message names the slowest.
-        """
-        if self.try_put(data):
-            return
-        deadline = deadline_of(timeout)
-        core = self._core
-        while not (core.reap() and self.try_put(data)):
-            left = _wait(
-                self._channel, deadline, core.has_room, core.await_room, self._strategy
-            )
-            if self.try_put(data):
-                return
-            if left <= 0:
-                self._raise_timeout()
-
-    def _raise_timeout(self) -> None:
-        pid, behind, _ = max(
-            self.consumers(), key=lambda row: row[1], default=(0, 0, 0)
-        )
-        raise TimeoutError(
-            f"no room in time: the slowest consumer, pid {pid}, is {behind} messages"
-            " behind; use policy='drop_old' to leave it behind"
-        )
-
-    @property
-    def closed(self) -> bool:
-        """Whether this end can no longer be used."""
-        return self._core.closed
-
-    def close(self) -> None:
-        """Give the end back and wake all consumers."""
-        self._core.close()
-        self._channel.close()
-
-    def __enter__(self) -> Producer:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class Consumer:
-    """An end that gets.
-
-    Attributes:
-        try_get: Takes one message, or returns None.
-        get_many: Takes up to so many messages as a list.
-    """
-
-    def __init__(self, ring: Ring, strategy: Wait, latest: bool) -> None:
-        """Join the ring; use `Ring.consumer`."""
-        self._ring = ring
-        handle = ring.handle()
-        core = BroadcastConsumer(ring.region.buffer, handle.space_fd, latest)
-        self._core = core
-        self._channel = _channel(handle.space_fd, handle.event_fds[core.index])
-        self._strategy = strategy
-        self.try_get = core.try_get
-        self.get_many = core.get_many
-
-    @property
-    def lost(self) -> int:
-        """Messages that were overtaken or skipped so far, exactly."""
-        return self._core.lost
-
-    @property
-    def closed(self) -> bool:
-        """Whether this end can no longer be used."""
-        return self._core.closed
-
-    def get(self, timeout: float | None = None) -> bytes:
-        """Take one message, waiting for it.
-
-        Raises:
-            TimeoutError: None came in time.
-            ShutDown: The producer closed and the last message was taken.
-            BrokenError: The producer died; all that it published was taken.
-        """
-        message = self.try_get()
-        if message is not None:
-            return message
-        deadline = deadline_of(timeout)
-        core = self._core
-        while True:
-            state = core.producer_state()
-            if (message := self.try_get()) is not None:
-                return message
-            _raise_if_gone(state)
-            left = _wait(
-                self._channel,
-                deadline,
-                core.has_message,
-                core.await_message,
-                self._strategy,
-            )
-            if left <= 0 and (message := self.try_get()) is None:
-                who = f"is pid {state}" if state else "has not attached yet"
-                raise TimeoutError(f"no message in time; the producer {who}")
-            if message is not None:
-                return message
-
-    def fileno(self) -> int:
-        """Return the eventfd that is written after `arm`, for select and asyncio."""
-        return self._channel.fileno()
-
-    def arm(self) -> bool:
-        """Ask for an event on `fileno`; True: do not sleep, there is a message."""
-        self._channel.clear()
-        return self._core.await_message()
-
-    def close(self) -> None:
-        """Leave the ring: nobody waits for this consumer any more."""
-        self._core.close()
-        self._channel.close()
-
-    def __iter__(self) -> Iterator[bytes]:
-        while True:
-            try:
-                yield self.get()
-            except ShutDown:
-                return
-
-    def __enter__(self) -> Consumer:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def _channel(notify_fd: int, wait_fd: int) -> EventChannel:
-    return EventChannel(os.dup(notify_fd), os.dup(wait_fd))
-
-
-def _wait(
-    channel: EventChannel,
-    deadline: float,
-    ready: Callable[[], bool],
-    final_check: Callable[[], bool],
-    strategy: Wait,
-) -> float:
-    """Wait for a slice at most; return the seconds that are left."""
-    left = min(SLICE_S, max(0.0, deadline - time.monotonic()))
-    channel.wait(left, ready=ready, final_check=final_check, strategy=strategy)
-    return deadline - time.monotonic()
-
-
-def _raise_if_gone(state: int) -> None:
-    if state == -1:
-        raise ShutDown("the producer closed its end and every message was taken")
-    if state == -2:
-        raise BrokenError(
-            "the producer died; what it published is delivered; start another"
-        )
 
 
 def create(

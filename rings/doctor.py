@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from .errors import RingError
-from .machine import CHECKS, Row
+from .errors import BrokenError, RingError
+from .machine import CHECKS, Row, Status
 
 
 def check_daemon(address: str | None = None) -> Row:
@@ -19,12 +19,15 @@ def check_daemon(address: str | None = None) -> Row:
     from .rendezvous import default_address, query
 
     name = "daemon"
+    status: Status = "fail" if address else "warn"
     try:
         where = address or default_address()
         query(where)
+    except BrokenError as error:
+        found, _, fix = str(error).partition("; ")
+        return Row(name, status, found, fix or "look into its log")
     except (OSError, RingError) as error:
-        fix = "start one: python -m daemons block --image disk.img"
-        return Row(name, "fail" if address else "warn", str(error), fix)
+        return Row(name, status, str(error), "look into its log, or start another")
     return Row(name, "ok", f"answers at {where}")
 
 

@@ -4,13 +4,13 @@ A device's own failure is a plain `OSError` with the real errno, and a wait that
 ran out is a `TimeoutError`; the classes here are about rings and connections.
 """
 
-import queue
+import sys
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+if not TYPE_CHECKING and sys.version_info >= (3, 13):
+    from queue import ShutDown as QueueShutDown
+else:  # where the standard library has none
     QueueShutDown = Exception
-else:  # what `queue.Queue` raises from Python 3.13 on
-    QueueShutDown = getattr(queue, "ShutDown", Exception)
 
 
 class RingError(Exception):

@@ -30,13 +30,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 from . import layout
 from .errors import (
     BusyError,
-    ClosedError,
     LayoutError,
     LocalProtocolError,
     RegionMemoryError,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from .layout import Geometry
@@ -70,12 +70,14 @@ class Grant:
         offset: Of its first byte, from the region's first byte.
         length: In bytes.
         rights: ``layout.RIGHT_*``; 0 when revoked.
-        pins: How many requests in flight name it.
+        pin: Call it to count one more request in flight that names the grant;
+            ClosedError once it is revoked.
+        unpin: Call it to count one less: it was answered.
     """
 
     __slots__ = (
-        "_owner", "_table", "_view", "generation", "gref", "length", "offset", "pins",
-        "rights",
+        "_owner", "_table", "_view", "generation", "gref", "length", "offset", "pin",
+        "rights", "unpin",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +92,8 @@ class Grant:
         self.offset = offset
         self.length = length
         self.rights = rights
-        self.pins = 0
+        self.pin: Callable[[], None] = self._view.pin
+        self.unpin: Callable[[], None] = self._view.unpin
 
     def view(self) -> memoryview:
         """Return its bytes; while the view or anything made of it lives, it is busy."""
@@ -106,19 +109,10 @@ class Grant:
         """The pool that it came from."""
         return self._owner
 
-    def pin(self) -> None:
-        """Count one more request in flight that names this grant."""
-        with self._table.lock:
-            if not self.rights:
-                raise ClosedError(f"{self!r}: allocate another one")
-            self.pins += 1
-
-    def unpin(self) -> None:
-        """Count one request less: it was answered."""
-        with self._table.lock:
-            if not self.pins:
-                raise LocalProtocolError(f"{self!r} is not pinned: one unpin() a pin()")
-            self.pins -= 1
+    @property
+    def pins(self) -> int:
+        """How many requests in flight name it."""
+        return self._view.pins
 
     def revoke(self) -> None:
         """End the grant; again is harmless.
@@ -136,11 +130,6 @@ class Grant:
                 self._owner.take_back(self)
 
     def _check_idle(self) -> None:
-        if self.pins:
-            raise BusyError(
-                f"{self!r} is in flight, pinned {self.pins} time(s): wait for its"
-                " requests or cancel them first"
-            )
         try:
             self._view.release()
         except BusyError as error:

@@ -31,10 +31,10 @@ class Pins(Answer):
 
     __slots__ = ("_pinned",)
 
-    def __init__(self, *grants: Grant) -> None:
-        for grant in grants:
+    def __init__(self, *grants: Grant | None) -> None:
+        self._pinned = [grant for grant in grants if grant is not None]
+        for grant in self._pinned:
             grant.pin()
-        self._pinned = list(grants)
 
     def settle(self) -> None:
         """Unpin; the answer has come.  Again, or from another thread, is harmless."""

@@ -29,7 +29,11 @@ The end of the `with` block waits for the script, which polls both and leaves wh
         ...
 
 Not `Thread.join`: on 3.12, Ctrl-C there makes it forget a thread that still runs.
-A script that sleeps in `Atomics.wait` is stopped by a change of its word and a notify.
+A script that sleeps in `Atomics.wait` is stopped by a change of its word and a notify;
+one in a ring's `get` or `put`, by closing the ring's other end.
+
+Whatever ends of rings it holds are given back when it is destroyed, not before;
+docs/INTERPRETERS.md says what its peers see.
 
 Two rules of CPython's.  Never fork while an own-GIL interpreter lives: the child
 hangs or crashes; start processes by spawn.  And import in it only what says that
@@ -48,10 +52,22 @@ import sys
 from importlib import import_module
 from threading import Lock
 from types import TracebackType
+from typing import Final
 
 from .errors import BusyError, ClosedError, RingError
 
 Shareable = str | bytes | int | float | bool | None
+
+# 3.12 hangs in destroy when another thread than the present one first imported
+# `threading` there: it waits for that thread's state, which goes last.
+ADOPT: Final = """
+import sys
+_threading = sys.modules.get("threading")
+if _threading is not None:
+    _lock = _threading._main_thread._tstate_lock
+    if _lock is not None and _lock.locked():
+        _threading._main_thread._ident = _threading.get_ident()
+"""
 
 
 class ScriptError(RingError):
@@ -103,6 +119,9 @@ class Interpreter:
     def close(self, timeout: float | None = 0) -> None:
         """Destroy the interpreter; harmless the second time.
 
+        Any thread may do it.  It waits, without `timeout`, for the threads that
+        `threading` started there; those that `_thread` did make CPython abort.
+
         Args:
             timeout: Seconds to wait for a running script's end; None: for ever.
 
@@ -153,6 +172,7 @@ class _Api312:
             raise ScriptError(str(error)) from None
 
     def destroy(self) -> None:
+        self._module.run_string(self._id, ADOPT)
         self._module.destroy(self._id)
 
 

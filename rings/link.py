@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
-import stat
 import time
 from collections.abc import Collection
 from contextlib import suppress
 from typing import NoReturn, TypeVar
 
+from .address import trusted_uids
+from .codec import (
+    MAX_PACKET,
+    decode,
+    encode,
+    plain_text,
+)
 from .errors import (
     BrokenError,
     BusyError,
@@ -24,16 +31,7 @@ from .errors import (
     RemoteProtocolError,
     RingError,
 )
-from .messages import (
-    MAX_PACKET,
-    Closing,
-    Error,
-    Message,
-    Ready,
-    decode,
-    encode,
-    plain_text,
-)
+from .messages import Closing, Error, Message, Ready
 from .peer import Peer, close_all
 from .states import Role, Side
 
@@ -49,48 +47,6 @@ ERRORS: dict[str, type[Exception]] = {
     "memory": RegionMemoryError,
     "version": LayoutError,
 }
-
-
-def default_address() -> str:
-    """Return where the daemon's socket is unless one says otherwise.
-
-    $RINGS_SOCKET, or $XDG_RUNTIME_DIR/rings/ringsd.sock, or
-    /tmp/rings-<uid>/ringsd.sock.
-
-    Raises:
-        PermissionError: The directory under /tmp is not this user's alone.
-    """
-    if address := os.environ.get("RINGS_SOCKET"):
-        return address
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        return os.path.join(runtime, "rings", "ringsd.sock")
-    directory = f"/tmp/rings-{os.geteuid()}"
-    check_private(directory)
-    return os.path.join(directory, "ringsd.sock")
-
-
-def check_private(directory: str) -> None:
-    """Check that a directory, if it exists, belongs to this user alone.
-
-    Raises:
-        PermissionError: Another user owns it or may write in it.
-    """
-    try:
-        status = os.lstat(directory)
-    except FileNotFoundError:
-        return
-    private = stat.S_ISDIR(status.st_mode) and not stat.S_IMODE(status.st_mode) & 0o077
-    if not private or status.st_uid != os.geteuid():
-        raise PermissionError(
-            f"{directory} is not a directory of uid {os.geteuid()} with mode 0700; "
-            "remove it, or name another place by $RINGS_SOCKET"
-        )
-
-
-def trusted_uids() -> set[int]:
-    """Return whose daemons this process talks to: its own user's and root's."""
-    listed = os.environ.get("RINGS_TRUST_UIDS", "").replace(",", " ").split()
-    return {0, os.geteuid(), *(int(uid) for uid in listed if uid.isdecimal())}
 
 
 class Link:
@@ -142,10 +98,10 @@ class Link:
             BrokenError: The daemon is gone.
         """
         self.side.send(type(message))
+        self._await(select.POLLOUT, "to take a message")
         try:
-            self._arm("to take a message")
             self.socket.send(encode(message))
-        except TimeoutError:
+        except BlockingIOError:
             raise self._late("to take a message") from None
         except OSError:
             self._last_words()
@@ -181,7 +137,6 @@ class Link:
         """Tell the daemon why this end gives up, if it is the daemon's doing."""
         if isinstance(error, RingError) and self.side.may_send(Error):
             with suppress(OSError, RingError):
-                self.socket.setblocking(False)
                 self.socket.send(encode(Error("protocol", plain_text(str(error)))))
 
     def poll(self) -> Message | None:
@@ -190,7 +145,6 @@ class Link:
         Raises:
             BrokenError: The daemon is gone.
         """
-        self.socket.setblocking(False)
         try:
             packet = self.socket.recv(MAX_PACKET + 1)
         except BlockingIOError:
@@ -204,8 +158,9 @@ class Link:
     def _connect(self) -> None:
         while True:
             try:
-                self._arm("to accept a connection")
-                return self.socket.connect(self.address)
+                self.socket.settimeout(self._left("to accept a connection"))
+                self.socket.connect(self.address)
+                return self.socket.setblocking(False)
             except BlockingIOError:  # its backlog is full
                 time.sleep(CONNECT_RETRY_S)
             except (FileNotFoundError, ConnectionRefusedError):
@@ -227,11 +182,18 @@ class Link:
                 f"RINGS_TRUST_UIDS={self.peer.uid} if you trust it"
             )
 
-    def _arm(self, what: str) -> None:
+    def _left(self, what: str) -> float:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise self._late(what)
-        self.socket.settimeout(left)
+        return left
+
+    def _await(self, event: int, what: str) -> None:
+        """Wait for the socket by poll(): under a filter its mode cannot be changed."""
+        poller = select.poll()
+        poller.register(self.socket, event)
+        while not poller.poll(self._left(what) * 1000):
+            pass
 
     def _late(self, what: str) -> TimeoutError:
         pid = self.peer.pid or "unknown"
@@ -247,10 +209,10 @@ class Link:
         hides what it had said before; that is still there for a second look.
         """
         for final in (False, True):
+            self._await(select.POLLIN, f"to send {what}")
             try:
-                self._arm(f"to send {what}")
                 packet, received = self._receive_once(fds)
-            except TimeoutError:
+            except BlockingIOError:
                 raise self._late(f"to send {what}") from None
             except ConnectionResetError:
                 if final:
@@ -299,7 +261,6 @@ class Link:
 
     def _last_words(self) -> NoReturn:
         """Say why the daemon dropped us, if it told before it did."""
-        self.socket.setblocking(False)
         for _ in range(2):
             try:
                 packet = self.socket.recv(MAX_PACKET + 1)

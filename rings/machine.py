@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import resource
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -19,10 +20,14 @@ from typing import Final, Literal, NamedTuple
 MIB: Final = 1 << 20
 IO_URING_SETUP: Final = 425  # the same number on every architecture we build for
 IO_URING_PARAMS_SIZE: Final = 120
+IO_URING_FLAGS: Final = 1 << 6 | 1 << 9 | 1 << 12 | 1 << 13  # as daemons/csrc/uring.c
 ENOUGH_MEMLOCK: Final = 8 * MIB
 ENOUGH_NOFILE: Final = 1024
 ENOUGH_MEMORY: Final = 64 * MIB
 FIRST_USER_UID: Final = 1000  # logind's RemoveIPC spares the uids below
+
+
+Status = Literal["ok", "warn", "fail"]
 
 
 class Row(NamedTuple):
@@ -36,7 +41,7 @@ class Row(NamedTuple):
     """
 
     name: str
-    status: Literal["ok", "warn", "fail"]
+    status: Status
     found: str
     fix: str = ""
 
@@ -62,21 +67,22 @@ def _limit(value: int, unit: Callable[[int], str] = str) -> str:
 
 
 def check_kernel(release: str = "") -> Row:
-    """Ask which kernel runs: 5.3 for pidfds, 5.13 for what the engine uses."""
+    """Ask which kernel runs: the daemon's io_uring needs 6.1, the rest 5.3."""
     release = release or os.uname().release
     major, minor = (int(part) for part in release.split("-")[0].split(".")[:2])
-    if (major, minor) >= (5, 13):
+    if (major, minor) >= (6, 1):
         return Row("kernel", "ok", release)
-    fix = "without Linux 5.13 the daemon serves with its `threads` engine"
+    fix = "before Linux 6.1 the daemon serves with its `threads` engine"
     return Row("kernel", "warn", release, fix)
 
 
 def _io_uring_setup() -> int:
-    """Make a small io_uring and close it; return 0 or the errno."""
+    """Make a small io_uring with the engine's flags; return 0 or the errno."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     params = ctypes.create_string_buffer(IO_URING_PARAMS_SIZE)
+    struct.pack_into("=3I", params, 0, 0, 0, IO_URING_FLAGS)
     fd = libc.syscall(IO_URING_SETUP, 4, params)
     if fd < 0:
         return ctypes.get_errno()
@@ -93,8 +99,9 @@ def check_io_uring(answer: int | None = None) -> Row:
         errno.EPERM: "allow io_uring_setup, io_uring_enter and io_uring_register in the"
         " seccomp profile of the daemon's container (workers need none of them)",
         errno.ENOSYS: "this kernel has no io_uring; use one built with CONFIG_IO_URING",
+        errno.EINVAL: "this kernel's io_uring is older than 6.1; use a newer kernel",
         errno.ENOMEM: "raise the locked-memory limit: ulimit -l 65536",
-    }.get(number, "see `man io_uring_setup`")
+    }.get(number, "read man io_uring_setup")
     found = f"io_uring_setup: {_reason(OSError(number, ''))}; `threads` serves instead"
     return Row("io_uring", "warn", found, fix)
 

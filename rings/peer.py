@@ -45,8 +45,8 @@ def start_time(pid: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 if unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            tail = file.read().rpartition(b")")[2]
-        return int(tail.split()[_START_TIME_FIELD])
+            rest = file.read().rpartition(b")")[2]
+        return int(rest.split()[_START_TIME_FIELD])
     except (OSError, IndexError, ValueError):
         return 0
 

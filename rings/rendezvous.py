@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import layout
+from .address import default_address
 from .channel import EventChannel
 from .errors import BrokenError, LayoutError, RemoteProtocolError
 from .layout import Geometry
-from .link import Link, default_address
+from .link import Link
 from .memory import Region
 from .messages import (
     Closed,
@@ -76,6 +77,7 @@ class Session:
     generation: int
     peer: Peer
     link: Link = field(repr=False)
+    owner_pid: int = field(default_factory=os.getpid, repr=False)
 
     def __enter__(self) -> Session:
         return self
@@ -115,6 +117,8 @@ class Session:
     def close(self, timeout: float = CLOSE_TIMEOUT_S) -> None:
         """Let the daemon finish, then unmap the memory.  Safe to call again.
 
+        In a forked child this only unmaps: the session is still the parent's.
+
         Raises:
             BusyError: A view of the memory is still in use; nothing was closed.
             TimeoutError: The daemon did not finish in time; the memory is unmapped
@@ -130,6 +134,8 @@ class Session:
             self.link.close()
 
     def _finish(self, timeout: float) -> None:
+        if os.getpid() != self.owner_pid:
+            return
         self.link.extend(timeout)
         with suppress(BrokenError, RemoteProtocolError):
             if self.link.side.may_send(Closing):

@@ -6,6 +6,7 @@ which answer.  Here are the slow parts: no credit, a timeout, a daemon that is g
 
 from __future__ import annotations
 
+import errno
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from .errors import BrokenError
 from .grants import Grant, GrantTable
 from .handle import Handle, Pins, describe
 from .pool import BufferPool
+from .ranges import Range, to_segments
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -27,10 +29,8 @@ if TYPE_CHECKING:
     from .rendezvous import Session
 
 REQUEST: Final = struct.Struct("<QBBHIQQ")
-SEGMENT: Final = struct.Struct("<IIII")
 MAX_TRANSFER: Final = 1 << 20
 PIECE: Final = 64 << 10
-Range = tuple[Grant, int, int]
 
 
 class Batching(local):
@@ -45,9 +45,7 @@ class Requester:
     def __init__(self, session: Session, spin_us: int) -> None:
         shape = session.geometry
         self._session = session
-        self.pool = BufferPool(
-            session.region, shape, GrantTable(session.region, shape)
-        )
+        self.pool = BufferPool(session.region, shape, GrantTable(session.region, shape))
         self._batching = Batching()
         self._front = Front(
             buffer=session.region.view(shape.ring_offset, shape.ring_size),
@@ -70,26 +68,40 @@ class Requester:
         timeout: float | None,
     ) -> int:  # fmt: skip
         """Do one operation on ``grant[at:at + length]`` and return its result."""
-        if grant is None:
-            handle = self.submit(op, offset, length, None, 0)
-            return handle.result(timeout)
-        grant.pin()
+        late = None if timeout is None else monotonic() + timeout
+        while True:
+            result = self._call_once(op, offset, length, grant, at, timeout)
+            if result is not None:
+                break
+            self._wait_credit(late)
+            timeout = None if late is None else max(0.0, late - monotonic())
+        if grant is not None and result != length:
+            what = describe(op, offset, length)
+            raise OSError(errno.EIO, f"{what}: only {result} bytes were moved")
+        return result
+
+    def _call_once(
+        self, op: int, offset: int, length: int, grant: Grant | None, at: int,
+        timeout: float | None,
+    ) -> int | None:  # fmt: skip
+        """Return the result, or None if there was no credit."""
+        gref, generation = None, 0
+        if grant is not None:
+            gref, generation = grant.gref, grant.generation
+            grant.pin()
         try:
-            result = self._front.call(
-                grant, op, offset, length, grant.gref, grant.generation, at, timeout
+            return self._front.call(
+                grant, op, offset, length, gref, generation, at, timeout
             )
-        except TimeoutError:
+        except TimeoutError as error:
+            if error.errno is not None:  # the device's own answer
+                raise
             raise self._late(op, offset, length, timeout) from None
         except BrokenError as error:
             raise self._gone(error) from None
         finally:
-            grant.unpin()
-        if result is None:
-            late = None if timeout is None else monotonic() + timeout
-            self._wait_credit(late)
-            left = None if late is None else max(0.0, late - monotonic())
-            return self.call(op, offset, length, grant, at, left)
-        return result
+            if grant is not None:
+                grant.unpin()
 
     def pieces(
         self, op: int, offset: int, length: int, grant: Grant, timeout: float | None
@@ -161,23 +173,18 @@ class Requester:
 
     def submit_ranges(self, op: int, offset: int, ranges: Sequence[Range]) -> Handle:
         """Begin one operation on several ranges of memory, in their order."""
-        check_ranges(ranges)
-        length = sum(part[2] for part in ranges)
-        segments = b"".join(
-            SEGMENT.pack(grant.gref, grant.generation, at, size)
-            for grant, at, size in ranges
-        )
+        segments, length = to_segments(ranges)
         grants = [part[0] for part in ranges]
         flags = 0
         if len(ranges) > layout.IO_INLINE_SEGMENTS:
             table = self.pool.alloc(len(segments), rights=layout.RIGHT_DEVICE_READS)
             with table.view() as view:
                 view[:] = segments
-            segments = SEGMENT.pack(table.gref, table.generation, 0, len(segments))
+            segments, _ = to_segments([(table, 0, len(segments))])
             flags = layout.IO_FLAG_INDIRECT
             grants.append(table)
-        head = REQUEST.pack(0, op, flags, len(ranges), 0, offset, length)
-        request = (head + segments).ljust(layout.IO_REQUEST_SIZE, b"\0")
+        fixed = REQUEST.pack(0, op, flags, len(ranges), 0, offset, length)
+        request = (fixed + segments).ljust(layout.IO_REQUEST_SIZE, b"\0")
         handle = Handle(self, op, offset, length, *grants)
         if flags:
             self.pool.abandon(table)
@@ -217,9 +224,9 @@ class Requester:
         except BrokenError as error:
             raise self._gone(error) from None
         self.poll()
-        handle.settle()
         if not answered:
             raise self._late(handle.op, handle.offset, handle.length, timeout)
+        handle.settle()
 
     def look(self, handle: Handle) -> bool:
         """Return whether a handle is answered, having taken what has come."""
@@ -240,8 +247,8 @@ class Requester:
 
     def poll(self) -> None:
         """Unpin what was answered; never waits."""
-        for token in self._front.collect():
-            token.settle()
+        for holder in self._front.collect():
+            holder.settle()
 
     def arm(self) -> bool:
         """Ask to be woken through the wait descriptor; True if answers were there."""
@@ -297,14 +304,3 @@ class Requester:
     def close(self) -> None:
         """Let go of the ring's memory."""
         self._front.close()
-
-
-def check_ranges(ranges: Sequence[Range]) -> None:
-    """Refuse ranges that are none, too many, or outside their grants."""
-    if not 1 <= len(ranges) <= layout.IO_MAX_SEGMENTS:
-        raise ValueError(
-            f"1 to {layout.IO_MAX_SEGMENTS} ranges a request, not {len(ranges)}"
-        )
-    for grant, at, size in ranges:
-        if at < 0 or size < 1 or at + size > grant.length:
-            raise ValueError(f"{size} bytes at {at} are not within {grant!r}")

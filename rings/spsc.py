@@ -50,7 +50,7 @@ from .errors import ClosedError
 from .memory import Region
 
 if TYPE_CHECKING:
-    from multiprocessing.reduction import DupFd
+    from multiprocessing.resource_sharer import DupFd
 
 __all__ = ["Consumer", "Handle", "Producer", "Ring", "attach", "create"]
 

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -38,6 +39,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 STARTS = (0, 2**31 - 2, 2**32 - 2)
 GRACE_S = 5.0
 NAMES = Path("/dev/shm")
+MAKER = re.compile(r"rings-(test|bench)-(\d+)-")
 PASSING = ("/proc/", "/dev/urandom", "/sys/")
 
 
@@ -100,13 +102,38 @@ def descriptors() -> set[str]:
     return found
 
 
+def parent(pid: int) -> int:
+    """Return the parent of a process; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def descends(pid: int) -> bool:
+    """Whether a process is this one or comes from it."""
+    while pid > 1 and pid != os.getpid():
+        pid = parent(pid)
+    return pid == os.getpid()
+
+
+def of_another_run(name: str) -> bool:
+    """Whether a name says who made it, and it is a process that is none of ours."""
+    maker = MAKER.search(name)
+    if maker is None:
+        return False
+    what, pid = maker[1], int(maker[2])
+    if what == "test":
+        return pid != os.getpid()
+    return parent(pid) > 0 and not descends(pid)
+
+
 def names() -> set[str]:
     """Return names in shared memory that are ours, not of another run beside us."""
-    mine = f"rings-test-{os.getpid()}-"
     return {
         f"shared memory {name}"
         for name in (os.listdir(NAMES) if NAMES.is_dir() else [])
-        if "rings" in name and ("rings-test-" not in name or mine in name)
+        if "rings" in name and not of_another_run(name)
     }
 
 

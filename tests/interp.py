@@ -1,7 +1,8 @@
 """Children for tests: a script run by another Python, or in an interpreter of one.
 
 The suite runs under one Python; own-GIL interpreters need 3.12 or 3.13, and the
-abi3 extension built for this one loads there too.
+abi3 extension built for this one loads there too.  They are looked for on the path,
+in pyenv's versions, and in RINGS_PYTHONS: names or paths with colons between.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -43,24 +44,40 @@ if failures:
 """
 
 
+ASK = """
+import sys, sysconfig
+kind = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+print(*sys.version_info[:2], sep=".", end=kind)
+"""
+
+
 @cache
 def find_python(version: str) -> str | None:
-    """Return a Python `version` ("3.12") with a working stdlib, or None."""
-    homes = sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python3"))
-    on_path = shutil.which(f"python{version}")
-    for candidate in [sys.executable, *map(str, homes), *filter(None, [on_path])]:
-        asked = [candidate, "-c", "import sys; print(*sys.version_info[:2], sep='.')"]
+    """Return a Python `version` ("3.12") that really runs, or None."""
+    for candidate in candidates(version):
+        asked = [candidate, "-c", ASK]
         answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-        if answer.stdout.strip() == version:
+        if answer.stdout == version:
             return candidate
     return None
+
+
+def candidates(version: str) -> Iterator[str]:
+    """Yield this Python, those of $RINGS_PYTHONS, that on the path, pyenv's."""
+    yield sys.executable
+    named = os.environ.get("RINGS_PYTHONS", "").split(":")
+    yield from filter(None, map(shutil.which, [*named, f"python{version}"]))
+    if shutil.which("pyenv"):
+        asked = subprocess.run(["pyenv", "root"], capture_output=True, text=True)
+        homes = Path(asked.stdout.strip() or "/nowhere", "versions")
+        yield from map(str, sorted(homes.glob(f"{version}.*/bin/python3")))
 
 
 def require_python(version: str) -> str:
     """Return a Python `version`, or skip the test."""
     python = find_python(version)
     if python is None:
-        pytest.skip(f"needs a Python {version} beside this one")
+        pytest.skip(f"needs a Python {version} beside this one: set RINGS_PYTHONS")
     return python
 
 

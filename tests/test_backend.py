@@ -25,7 +25,9 @@ def batch_of(count: int) -> tuple[Batch, Answers]:
         Request(100 + i, backend.OP_READ, 512 * i, 4, (memoryview(bytearray(4)),))
         for i in range(count)
     ]
-    return Batch(requests, lambda id, result: answers.append((id, result))), answers
+    return Batch(
+        requests, lambda place, result: answers.append((100 + place, result))
+    ), answers
 
 
 class Calls(Backend):

@@ -4,6 +4,8 @@ import errno
 import os
 import socket
 import threading
+import time
+from array import array
 from collections.abc import Iterator
 
 import pytest
@@ -147,3 +149,36 @@ def test_letting_go_does_not_wait_for_answers(rig: Rig) -> None:
         threading.Timer(0.2, upper(rig).gate.set).start()
         rig.engine.detach(rig.ring, drain=False)
         grant.unpin()
+
+
+class Backwards(Backend):
+    """Answers what came together in the opposite order, the first one later."""
+
+    size = 1 << 20
+    block_size = 1
+
+    def serve(self, batch: Batch) -> None:
+        for index in reversed(range(len(batch))):
+            if index == 0:
+                time.sleep(0.01)
+            for part in batch[index].segments:
+                part[:] = bytes([batch[index].offset >> 12]) * len(part)
+            batch.respond(index, batch[index].length)
+
+
+@pytest.mark.parametrize("blocks", [4, 16, 64])
+def test_many_blocks_answered_out_of_order_in_few_buffers(blocks: int) -> None:
+    """A window no larger than the depth: the next buffer may be the last one free."""
+    rig = Rig("mock", Backwards())
+    try:
+        with rig.block.pool.alloc(4096 * 4) as grant:
+            offsets = array("Q", [i * 4096 for i in range(blocks)])
+            assert (
+                rig.block.read_many(offsets, grant, length=4096, depth=4, timeout=30)
+                == blocks
+            )
+            with grant.view() as view:
+                firsts = [view[i * 4096] for i in range(4)]
+            assert firsts == list(range(blocks - 4, blocks))
+    finally:
+        rig.close()

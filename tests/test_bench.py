@@ -269,13 +269,15 @@ def test_block_runs(tmp_path: Path) -> None:
     assert direct_uring(path, offsets).returncode == 0
     data = bench(
         tmp_path, "block", "--smoke", "--rounds", "2", "--size", "1", "--seconds",
-        "0.02", "--only", "preadv", "--only", "threads", "--depths", "1,8",
+        "0.02", "--only", "preadv", "--only", "ring,", "--depths", "1,8",
     )  # fmt: skip
     check_schema(data, rounds=2)
-    assert contenders(data, "depth 1") == {"direct io_uring (C)", "os.preadv loop"}
-    assert contenders(data, "depth 8") == {
-        "direct io_uring (C)", "threads, a loop each",
-    }  # fmt: skip
+    rings = {"direct io_uring (C)", "ring, spin 50 us", "ring, block"}
+    assert contenders(data, "depth 1") == {*rings, "os.preadv loop"}
+    assert contenders(data, "depth 8") == {*rings, "ring, a handle a read, spin 50 us"}
+    assert len(contenders(data, "idle")) == 4
+    ours = next(r for r in data["rows"] if r["contender"] == "ring, block")
+    assert ours["metrics"]["enters_per_op"]["median"] > 0
     reference = [r for r in data["rows"] if r["contender"] == data["reference"]]
     assert all(row["ratio"]["values"] == [1.0, 1.0] for row in reference)
 

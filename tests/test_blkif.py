@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rings import RemoteProtocolError, blkif
+from rings import RemoteProtocolError, blkif, blkif_rights
 
 u64, u32, u16 = (st.integers(0, 2**bits - 1) for bits in (64, 32, 16))
 byte = st.integers(0, 255)
@@ -64,7 +64,7 @@ def test_any_slot_is_a_bounded_request_or_refused(slot, op):
     slot = bytes([op]) + slot[1:]
     try:
         request = blkif.decode_request(slot)
-        blkif.check(request, sectors=1000, pages=100)
+        blkif_rights.check(request, sectors=1000, pages=100)
     except blkif.RefusedError as error:
         blkif.encode_response(blkif.refuse(slot, error.status))
         return
@@ -101,7 +101,7 @@ GOOD = blkif.Segment(0, 0, 7)
 )
 def test_what_leaves_the_device_or_the_data_is_refused(request_, message):
     with pytest.raises(blkif.RefusedError, match=message) as caught:
-        blkif.check(request_, sectors=1000, pages=100)
+        blkif_rights.check(request_, sectors=1000, pages=100)
     assert caught.value.status == blkif.ERROR
 
 
@@ -132,7 +132,7 @@ def test_a_read_only_device_refuses_every_change():
         blkif.Request(blkif.FLUSH, 1, 0),
         blkif.Indirect(blkif.READ, 1, 0, 1, (0,)),
     ):
-        blkif.check(allowed, **limits)
+        blkif_rights.check(allowed, **limits)
     for refused in (
         blkif.Request(blkif.WRITE, 1, 0, (GOOD,)),
         blkif.Request(blkif.WRITE_BARRIER, 1, 0),
@@ -141,7 +141,7 @@ def test_a_read_only_device_refuses_every_change():
         blkif.Discard(1, 0, 1),
     ):
         with pytest.raises(blkif.RefusedError, match="read-only"):
-            blkif.check(refused, **limits)
+            blkif_rights.check(refused, **limits)
 
 
 def test_too_much_for_a_slot_is_your_error():

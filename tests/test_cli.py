@@ -125,9 +125,10 @@ def daemon():
 
 def test_ls_lists_the_devices_of_a_real_daemon(daemon, capsys):
     assert cli.main(["ls", "--socket", daemon.address]) == 0
-    titles, device = capsys.readouterr().out.splitlines()[1:3]
+    _, titles, device, *others = capsys.readouterr().out.splitlines()
     assert titles.split()[:3] == ["name", "kind", "size"]
     assert device.split()[:2] == ["null7", "null"]
+    assert others == ["", "sessions", "(none)"]
 
 
 def test_stat_tells_the_pid_and_the_engine_of_a_real_daemon(daemon, capsys):

@@ -35,8 +35,8 @@ def test_every_check_answers_on_this_machine(check):
     ("release", "status"),
     [
         ("6.18.44-generic", "ok"),
-        ("5.13.0", "ok"),
-        ("5.12.19-1", "warn"),
+        ("6.1.0-13-amd64", "ok"),
+        ("6.0.19-1", "warn"),
         ("4.19.0+", "warn"),
     ],
 )

@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FUZZ = ROOT / "tests" / "sanitize" / "engine_fuzz.c"
-SOURCES = ("engine", "exec_mock", "exec_threads", "exec_uring", "request", "uring")
+SOURCES = (
+    "attach", "backend", "engine", "exec_mock", "exec_threads", "exec_uring", "notify",
+    "request", "serve", "uring",
+)  # fmt: skip
 FLAGS = [
     "-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-Werror", "-Wall",
     "-fno-sanitize-recover=all", "-Wno-unused-function", "-Wno-unused-variable",
@@ -47,7 +50,7 @@ MUTANTS = {
         "if (false)",
     ),
     "ring let go with I/O in flight": (
-        "daemons/csrc/engine.c",
+        "daemons/csrc/attach.c",
         "if (!ring->detached || ring->operations > 0 || ring->dirty)",
         "if (!ring->detached)",
     ),

@@ -1,7 +1,7 @@
 """Every example runs as a user would run it, and prints what it promises.
 
 What it prints stands at the end of its docstring, under `Prints::`, with `...`
-for what differs from run to run.
+for what differs from run to run; above that, what an older Python makes it print.
 """
 
 import ast
@@ -22,8 +22,11 @@ HANG_S = 90  # guards against a hang, nothing else
 def promise(path: Path) -> str:
     """The lines under `Prints::`, without their indentation."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    _, marker, printed = text.partition("Prints::\n")
+    before, marker, printed = text.partition("\nPrints::\n")
     assert marker, f"{path.name} does not say what it prints"
+    _, older, printed_before = before.partition("Before Python 3.12 it prints::\n")
+    if older and sys.version_info < (3, 12):
+        printed = printed_before
     return textwrap.dedent(printed).strip()
 
 

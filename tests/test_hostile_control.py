@@ -14,21 +14,16 @@ import pytest
 
 import daemons
 from daemons import Daemon
-from rings.rendezvous import Session, open_session, query
-from rings.messages import (
+from rings.codec import (
     HEADER,
     MAGIC,
     MAX_PACKET,
     VERSION,
-    Closing,
-    Connected,
-    Error,
-    Hello,
-    Setup,
-    Stat,
     encode,
 )
+from rings.messages import Closing, Connected, Error, Hello, Setup, Stat
 from rings.protocol import FEATURES
+from rings.rendezvous import Session, open_session, query
 
 PACKETS = 10_000
 PATIENCE_S = 30.0

@@ -175,6 +175,23 @@ with interpreters.create() as worker:
     assert run_python(python, script).split() == ["busy", "busy"]
 
 
+@pytest.mark.parametrize("module", ["rings", "threading", "rings.spsc, rings.mpmc"])
+def test_any_thread_may_destroy_it(python: str, module: str) -> None:
+    """On 3.12 it hung where `threading` was imported by another thread."""
+    script = """
+import sys, threading
+from rings import interpreters
+
+worker = interpreters.create()
+thread = threading.Thread(target=worker.run, args=("import " + sys.argv[1],))
+thread.start()
+thread.join()
+worker.close()
+print("closed")
+"""
+    assert run_python(python, script, module).strip() == "closed"
+
+
 STOPPABLE = """
 import os
 from concurrent.futures import ThreadPoolExecutor

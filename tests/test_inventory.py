@@ -81,9 +81,29 @@ def test_a_leak_is_seen(kind, inventory, run_directory):
         assert time.monotonic() < give_up
 
 
+@contextmanager
+def a_bench_name(pid):
+    path = Path(f"/dev/shm/rings-bench-{pid}-inventory")
+    path.touch()
+    yield
+    path.unlink()
+
+
 def test_another_runs_names_are_not_ours(inventory):
     before = set(inventory(set()))
     path = Path(f"/dev/shm/rings-test-1-{os.getpid()}")
     path.touch()
     assert inventory(before) == []
     path.unlink()
+    with a_bench_name(os.getppid()):  # a bench that runs beside this suite
+        assert inventory(before) == []
+
+
+def test_a_bench_of_ours_is_ours_even_when_it_has_died(inventory):
+    before = set(inventory(set()))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as child:
+        with a_bench_name(child.pid):
+            assert inventory(before)
+        child.communicate(b"\n")
+    with a_bench_name(child.pid):
+        assert inventory(before)

@@ -1,6 +1,7 @@
-"""LAYOUT.md, layout.py and the C structs say the same, and are held to it.
+"""LAYOUT*.md, layout.py and the C structs say the same, and are held to it.
 
 The markdown is the source: each table follows a comment that says what it is.
+All pages are read as one.
 """
 
 import re
@@ -12,11 +13,12 @@ from typing import NamedTuple
 
 import pytest
 
-from rings import layout, messages
+from rings import codec, layout
 from rings.states import State
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "docs" / "LAYOUT.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("LAYOUT*.md"))
+TEXT = "\n".join(page.read_text() for page in PAGES)
 MARKER = re.compile(r"^<!-- (.+) -->$")
 # Sizes and flags that are told in prose beside the table they belong to.
 NOT_OFFSETS = {"IO_REQUEST_SIZE", "IO_RESPONSE_SIZE", "REGION_HEADER_SIZE"}
@@ -45,6 +47,7 @@ def tables() -> dict[str, list[list[str]]]:
                 if not row.startswith("|"):
                     break
                 rows.append(cells(row))
+            assert match[1] not in found, f"two tables are called {match[1]}"
             found[match[1]] = rows[2:]
     return found
 
@@ -69,11 +72,14 @@ BLKIF_TABLES = kinds("blkif")
 
 
 def constants() -> dict[str, int]:
-    return {name: int(value, 0) for name, value, _ in TABLES["constants"]}
+    told = [row for marker in kinds("constants") for row in TABLES[marker]]
+    assert len({name for name, _, _ in told}) == len(told), "a constant is told twice"
+    return {name: int(value, 0) for name, value, _ in told}
 
 
 def test_every_kind_of_table_was_found():
-    assert len(OFFSET_TABLES) >= 6
+    assert len(PAGES) >= 4
+    assert len(OFFSET_TABLES) >= 14
     assert len(RING_TABLES) == 2
     assert len(BLKIF_TABLES) == 3
     assert constants()
@@ -127,6 +133,9 @@ def test_fields_neither_overlap_nor_leave_untold_bytes(marker):
         ("offsets: IO_", layout.IO_REQUEST_SIZE),
         ("offsets: SEGMENT_", layout.SEGMENT_SIZE),
         ("offsets: IO_RSP_", layout.IO_RESPONSE_SIZE),
+        ("offsets: SPSC_RECORD_", layout.SPSC_RECORD_HEADER),
+        ("offsets: ENTRY_", layout.ENTRY_SIZE),
+        ("offsets: MPMC_OWNER_", layout.MPMC_OWNER_SIZE),
     ],
 )
 def test_table_ends_where_the_struct_ends(marker, size):
@@ -134,8 +143,9 @@ def test_table_ends_where_the_struct_ends(marker, size):
     assert last.offset + last.size == size
 
 
-def test_params_follow_the_region_header_without_a_gap():
-    assert rows("offsets: SPLIT_")[0].offset == layout.REGION_PARAMS
+@pytest.mark.parametrize("kind", ["SPLIT_", "SPSC_", "BROADCAST_", "MPMC_"])
+def test_params_follow_the_region_header_without_a_gap(kind):
+    assert rows(f"offsets: {kind}")[0].offset == layout.REGION_PARAMS
 
 
 @pytest.mark.parametrize("marker", RING_TABLES)
@@ -212,6 +222,33 @@ def test_slots_in_c_are_what_the_page_says(marker, struct_name, header, tmp_path
     assert in_c == {row.field: row.offset for row in table}
 
 
+# `reserved` is called many things in C, and what lies behind a header is no member.
+NOT_MEMBERS = {"reserved", "data"}
+
+
+@pytest.mark.parametrize(
+    ("marker", "struct_name", "header"),
+    [
+        ("offsets: SPSC_", "spsc_header", "spsc.h"),
+        ("offsets: SPSC_RECORD_", "spsc_record", "spsc.h"),
+        ("offsets: END_", "owned_end", "owner.h"),
+        ("offsets: BROADCAST_", "broadcast_header", "broadcast.h"),
+        ("offsets: ENTRY_", "broadcast_entry", "broadcast.h"),
+        ("offsets: BROADCAST_SLOT_", "broadcast_slot", "broadcast.h"),
+    ],
+)
+def test_message_rings_in_c_are_what_the_page_says(
+    marker, struct_name, header, tmp_path
+):
+    """Those of MPMC rings: tests/test_mpmc_layout.py."""
+    named = {r.field: r.offset for r in rows(marker) if r.field not in NOT_MEMBERS}
+    in_c = offsets_in_c(
+        tmp_path, f'#include "{header}"', f"struct {struct_name}", list(named)
+    )
+    in_c.pop("sizeof")
+    assert in_c == named
+
+
 XEN_HEADER = Path("/usr/include/xen/io/blkif.h")
 
 
@@ -264,11 +301,11 @@ def test_packet_header_is_what_the_page_says():
     table = rows("packet")
     widths = {1: "B", 2: "H", 4: "I", 8: "Q"}
     told = struct.Struct("=" + "".join(widths[row.size] for row in table))
-    assert told.size == messages.HEADER.size
-    assert told.format == messages.HEADER.format
-    assert struct.pack("<I", messages.MAGIC) == b"RNG1"
-    assert f"0x{messages.MAGIC:X}" in TEXT
-    assert f"at most {messages.MAX_PACKET} bytes" in TEXT
+    assert told.size == codec.HEADER.size
+    assert told.format == codec.HEADER.format
+    assert struct.pack("<I", codec.MAGIC) == b"RNG1"
+    assert f"0x{codec.MAGIC:X}" in TEXT
+    assert f"at most {codec.MAX_PACKET} bytes" in TEXT
 
 
 def test_messages_are_what_the_page_says():
@@ -278,7 +315,7 @@ def test_messages_are_what_the_page_says():
     }
     spoken = {
         number: (message.__name__, list(keys))
-        for number, (message, keys) in messages.MESSAGES.items()
+        for number, (message, keys) in codec.MESSAGES.items()
     }
     assert told == spoken
 

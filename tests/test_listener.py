@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -128,6 +129,27 @@ def test_socket_put_in_our_place_is_not_removed(tmp_path: Path) -> None:
     path.write_text("somebody else's")
     listener.close()
     assert path.read_text() == "somebody else's"
+
+
+def test_lock_that_its_holder_has_removed_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our open and our lock the first daemon ends and another starts."""
+    path = str(tmp_path / "s")
+    first, others = Listener(path), []
+    flock = fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.close()
+        others.append(Listener(path))
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(BusyError, match=f"pid {os.getpid()}"):
+        Listener(path)
+    assert os.path.exists(path + ".lock")
+    others[0].close()
 
 
 def test_many_newcomers_one_winner(tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ WEAK_SWAP = (
     "static inline void count64",
     """static inline bool weak_swap(shared_u64 *word, uint64_t old, uint64_t new)
 {
-    return atomic_compare_exchange_strong_explicit(word, &old, new, memory_order_relaxed,
-                                                   memory_order_relaxed);
+    return atomic_compare_exchange_strong_explicit(
+        word, &old, new, memory_order_relaxed, memory_order_relaxed);
 }
 
 static inline void count64""",
@@ -190,3 +190,52 @@ def test_control_weakened_orders_are_data_races(build, mutant):
         timeout=HANG_S,
     )
     assert "data race" in done.stderr, done.stdout
+
+
+# -- the model -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def check_model(tmp_path_factory):
+    """Return a call that explores the model with some definitions."""
+    if shutil.which("spin") is None:
+        pytest.skip("needs spin")
+
+    def check(*defines):
+        place = tmp_path_factory.mktemp("model")
+        shutil.copy(HERE / "model" / "mpmc.pml", place)
+        for command in (
+            ["spin", "-a", *defines, "mpmc.pml"],
+            ["gcc", "-O2", "-w", "-DSAFETY", "-DCOLLAPSE", "-o", "pan", "pan.c"],
+        ):
+            subprocess.run(command, cwd=place, check=True, capture_output=True)
+        done = subprocess.run(
+            ["./pan", "-m100000"], cwd=place, capture_output=True, text=True, check=True
+        )
+        assert "max search depth too small" not in done.stdout
+        return done.stdout
+
+    return check
+
+
+def test_the_model_survives_one_kill_anywhere(check_model):
+    assert "errors: 0" in check_model()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_the_model_survives_one_kill_on_every_lap(check_model):
+    assert "errors: 0" in check_model("-DEACH=2")
+
+
+@pytest.mark.parametrize(
+    ("defines", "finding"),
+    [
+        (["-DNO_RECOVERY"], "invalid end state"),
+        (["-DPUBLISH_DEAD"], "assertion violated"),
+        (["-DFALSE_DEATH", "-DEACH=2"], "assertion violated"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_control_the_broken_models_fail(check_model, defines, finding):
+    assert finding in check_model(*defines)

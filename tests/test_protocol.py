@@ -11,13 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rings import layout, messages, protocol, states
-from rings.errors import (
-    LayoutError,
-    LocalProtocolError,
-    RemoteProtocolError,
-)
-from rings.messages import (
+from rings import codec, layout, protocol, states
+from rings.codec import (
     HEADER,
     MAGIC,
     MAX_PACKET,
@@ -25,6 +20,16 @@ from rings.messages import (
     MAX_TEXT,
     MESSAGES,
     VERSION,
+    decode,
+    encode,
+    plain_text,
+)
+from rings.errors import (
+    LayoutError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
+from rings.messages import (
     Closed,
     Closing,
     Connected,
@@ -37,13 +42,10 @@ from rings.messages import (
     Setup,
     Stat,
     StatReply,
-    decode,
-    encode,
-    plain_text,
 )
 from rings.states import Role, Side, State
 
-names = st.from_regex(messages.NAME, fullmatch=True)
+names = st.from_regex(codec.NAME, fullmatch=True)
 name_lists = st.lists(names, max_size=32).map(tuple)
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)

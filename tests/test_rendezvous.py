@@ -8,12 +8,21 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from rings import address as addresses
 from rings import layout, link, protocol
+from rings.codec import (
+    HEADER,
+    MAGIC,
+    MAX_PACKET,
+    decode,
+    encode,
+)
 from rings.errors import (
     BrokenError,
     BusyError,
@@ -23,9 +32,6 @@ from rings.errors import (
 )
 from rings.memory import Region
 from rings.messages import (
-    HEADER,
-    MAGIC,
-    MAX_PACKET,
     Closed,
     Closing,
     Connected,
@@ -36,8 +42,6 @@ from rings.messages import (
     Offer,
     Ready,
     Setup,
-    decode,
-    encode,
 )
 from rings.peer import Peer, is_dead, open_pidfd, start_time
 from rings.rendezvous import default_address, devices, open_session, query
@@ -116,10 +120,10 @@ def scripted(tmp_path: Path) -> Iterator[Callable[[Script], str]]:
         return path
 
     yield start
-    listener.close()
-    os.unlink(path)
     for thread in threads:
         thread.join(30)
+    listener.close()
+    os.unlink(path)
     assert not failures
 
 
@@ -200,7 +204,7 @@ def test_another_users_daemon_is_not_trusted(
 
 def test_trust_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGS_TRUST_UIDS", "1234, 5678")
-    assert link.trusted_uids() == {0, os.geteuid(), 1234, 5678}
+    assert addresses.trusted_uids() == {0, os.geteuid(), 1234, 5678}
 
 
 @pytest.mark.parametrize(
@@ -219,22 +223,22 @@ def test_default_address(monkeypatch: pytest.MonkeyPatch, run_directory: Path) -
     assert default_address() == "/somewhere"
     monkeypatch.delenv("RINGS_SOCKET")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr(link, "check_private", lambda directory: None)
+    monkeypatch.setattr(addresses, "check_private", lambda directory: None)
     assert default_address() == f"/tmp/rings-{os.geteuid()}/ringsd.sock"
 
 
 def test_directory_that_others_may_enter_is_refused(tmp_path: Path) -> None:
     directory = tmp_path / "d"
-    link.check_private(str(directory))
+    addresses.check_private(str(directory))
     directory.mkdir(mode=0o700)
-    link.check_private(str(directory))
+    addresses.check_private(str(directory))
     directory.chmod(0o750)
     with pytest.raises(PermissionError, match="RINGS_SOCKET"):
-        link.check_private(str(directory))
+        addresses.check_private(str(directory))
     other = tmp_path / "l"
     other.symlink_to(directory)
     with pytest.raises(PermissionError, match="RINGS_SOCKET"):
-        link.check_private(str(other))
+        addresses.check_private(str(other))
 
 
 # -- what it refuses to believe ------------------------------------------------
@@ -464,6 +468,21 @@ def test_close_is_refused_while_the_memory_is_in_use(
     view.release()
     session.close()
     assert session.closed
+
+
+def test_forked_child_says_nothing(
+    scripted: Callable[[Script], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+    script = connected(lambda b: heard.append(b.socket.recv(MAX_PACKET)))
+    session = open_session(scripted(script), "disk0")
+    monkeypatch.setattr(os, "getpid", lambda: session.owner_pid + 1)
+    session.close()
+    monkeypatch.undo()
+    assert session.closed
+    while not heard:
+        time.sleep(0.001)
+    assert heard == [b""]
 
 
 # -- asking --------------------------------------------------------------------

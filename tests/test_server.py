@@ -26,10 +26,10 @@ from daemons.limits import Limits
 from daemons.listener import Listener
 from daemons.log import Log
 from daemons.server import Server
+from rings.codec import MAX_PACKET, decode, encode
 from rings.errors import BrokenError, BusyError, RegionMemoryError
 from rings.layout import PAGE
 from rings.messages import (
-    MAX_PACKET,
     Closed,
     Closing,
     Connected,
@@ -40,8 +40,6 @@ from rings.messages import (
     Ready,
     Setup,
     Stat,
-    decode,
-    encode,
 )
 from rings.protocol import FEATURES
 from rings.rendezvous import devices as devices_of
@@ -153,7 +151,7 @@ def test_session_opens_and_closes(
         assert session.check()
         until(lambda: engine.rings)
         report = query(session.address)
-        told = report["sessions"][0]
+        (told,) = report["sessions"]  # who asks is no session
         assert told["geometry"] == session.geometry._asdict()
         assert told["ring"] == {"requests": 0}
     assert session.closed
@@ -227,6 +225,28 @@ def test_broken_ring_ends_its_session_and_no_other(
         engine.on_broken(99, "of no ring")
         assert good.check()
     bad.close()
+
+
+def test_session_ends_once_however_many_reasons_it_has(
+    server: Server, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end, detach = threading.Event(), engine.detach
+
+    def slow(ring: int, *, drain: bool, timeout_s: float | None = None) -> None:
+        may_end.wait(PATIENCE_S)
+        detach(ring, drain=drain, timeout_s=timeout_s)
+
+    monkeypatch.setattr(engine, "detach", slow)
+    session = open_session(server.listener.path, "null0")
+    until(lambda: engine.rings)
+    assert engine.on_broken is not None
+    for reason in ("first", "second", "third"):
+        engine.on_broken(1, reason)
+    session.close()
+    may_end.set()
+    until(lambda: not server._clients)
+    assert engine.detached == [(1, False)]
+    assert not server.stuck
 
 
 @pytest.mark.parametrize(
@@ -429,6 +449,7 @@ else:
 def test_stop_lets_sessions_drain_and_tells_them(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as server:
         session = open_session(server.listener.path, "null0")
+        session.socket.settimeout(PATIENCE_S)
         idle = knock(server)
         until(lambda: len(server._clients) == 2 and server.engine.rings)  # type: ignore[attr-defined]
         server.stop()

@@ -186,7 +186,7 @@ def test_daemon_that_does_not_stop_is_killed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["block", "--image", "{}/absent"], "No such file"),
+        (["block", "--image", "{}/absent"], "truncate -s"),
         (["block", "--image", "{}"], "is a directory"),
         (["block", "--image", "/dev/null"], "is a character device"),
         (["block", "--image", "{}/empty"], "truncate -s"),
@@ -199,6 +199,14 @@ def test_daemon_that_does_not_stop_is_killed() -> None:
         (["null", "--exit-with", "1"], "not the parent"),
         (["null", "--spin-us", "-1"], "--spin-us"),
         (["null", "--drain-timeout", "nan"], "--drain-timeout"),
+        (["null", "--hello-timeout", "soon"], "number of seconds"),
+        (["null", "--ready-fd", "999"], "no open descriptor"),
+        (["python", "--backend", "os"], "MODULE:CLASS"),
+        (["python", "--backend", "os:absent"], "no attribute"),
+        (["python", "--backend", "absent:Absent"], "No module named"),
+        (["python", "--backend", "os:path"], "no subclass of daemons.Backend"),
+        (["disk"], "block"),
+        ([], "block"),
     ],
 )
 def test_bad_input_says_what_to_do_and_exits_2(
@@ -210,7 +218,8 @@ def test_bad_input_says_what_to_do_and_exits_2(
 ) -> None:
     (tmp_path / "empty").touch()
     words = [word.format(tmp_path) for word in arguments]
-    words += ["--socket", str(tmp_path / "s"), "--engine", "threads"]
+    if words:
+        words += ["--socket", str(tmp_path / "s"), "--engine", "threads"]
     try:
         code = main(words)
     except SystemExit as error:

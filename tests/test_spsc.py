@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import signal
 import struct
 import threading
 
@@ -401,6 +402,24 @@ def test_policies():
             producer.put(number(1))
     with spsc.create() as ring, pytest.raises(ValueError, match="broadcast"):
         ring.producer(policy="drop_old")
+
+
+def test_a_signal_handler_ends_a_wait_and_harms_nothing():
+    def handler(number, frame):
+        with pytest.raises(BusyError):
+            consumer.try_get()
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, handler)
+    with Pair(slots=1, slot_size=8) as (producer, consumer):
+        for call in (consumer.get, consumer.peek, consumer.wait_peer):
+            if call == consumer.wait_peer:
+                producer.close()
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        assert consumer.try_get() is None
+    signal.signal(signal.SIGALRM, old)
 
 
 def test_close_wakes_a_sleeper_of_another_thread():

@@ -412,3 +412,11 @@ def test_eight_sleepers_cost_next_to_nothing():
         for ring in rings:
             stack.enter_context(ring.producer())
         assert waits_in_vain(rings) < 0.1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs own-GIL interpreters")
+def test_between_interpreters():
+    script = Path(__file__).with_name("spsc_interpreter.py")
+    command = [sys.executable, script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
+    assert (result.stdout, result.stderr) == ("passed\n", "")

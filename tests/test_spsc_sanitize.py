@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEADERS = ("broadcast.h", "core.h", "owner.h", "spsc.h", "wait.h")
+HEADERS = (
+    "broadcast.h", "core.h", "owner.h", "process.h", "spsc.h", "wait.h"
+)  # fmt: skip
 STARTS = (0, 2**31 - 2, 2**32 - 2)
 FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-g", "-pthread")
 TSAN = ("-O1", "-fno-builtin", "-fsanitize=thread")

@@ -22,16 +22,19 @@ LAYERS = (
     "rings._core",
     "rings.pages rings.header rings.memfd rings.reserve rings.memory rings.named"
     " rings.grants rings.pool rings.channel rings.blocks",
-    "rings.xen_style rings.blkif rings.spsc rings.mpmc rings.atomics rings.records",
-    "rings.pickling rings.queue",
-    "rings.peer rings.messages rings.states rings.protocol rings.link rings.rendezvous",
-    "rings.awaiting rings.aio rings.trio rings.handle rings.requester rings.copying rings.block rings.frontend"
+    "rings.xen_style rings.blkif rings.blkif_rights rings.atomics rings.records"
+    " rings.spsc rings.broadcast_ends rings.broadcast rings.mpmc_statistics rings.mpmc",
+    "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
+    "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
+    " rings.link rings.rendezvous",
+    "rings.handle rings.ranges rings.requester rings.copying rings.block rings.frontend"
     " rings.interpreters rings.sandbox",
     "rings",
     "daemons._engine rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
-    " daemons.loop daemons.service daemons.listener daemons.spec daemons.client"
-    " daemons.engine daemons.server daemons.process",
+    " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
+    " daemons.wire daemons.client daemons.engine daemons.report daemons.server"
+    " daemons.process",
     "daemons",
     "rings.cli daemons.__main__ daemons._engine_build",
 )
@@ -41,9 +44,9 @@ COMPILED = {"rings._core", "daemons._engine"}
 # or at the top if the module itself is imported by others in functions only.
 EDGES = {
     "cffi": {"daemons._engine_build"},
-    "trio": {"rings.trio"},
     "numpy": {"rings.records", "daemons.backend"},
     "posix_ipc": {"rings.named"},
+    "trio": {"rings.trio"},
 }
 MAX_FILE = 300
 MAX_FUNCTION = 40

@@ -10,7 +10,7 @@ import random
 import select
 from dataclasses import dataclass, field
 
-from rings import blkif
+from rings import blkif, blkif_rights
 from rings.xen_style import BackRing, FrontRing
 
 HANG_MS = 30_000
@@ -36,7 +36,7 @@ class Disk:
     def serve(self, slot: bytes) -> bytes:
         try:
             request = blkif.decode_request(slot)
-            blkif.check(request, **self.limits)
+            blkif_rights.check(request, **self.limits)
             self.perform(request)
         except blkif.RefusedError as error:
             return blkif.encode_response(blkif.refuse(slot, error.status))
@@ -50,7 +50,7 @@ class Disk:
             self.image[at : at + size] = bytes(size)
             return
         segments = self.segments(request)
-        blkif.check_segments(request, segments, **self.limits)
+        blkif_rights.check_segments(request, segments, **self.limits)
         for offset, length in (segment.extent for segment in segments):
             page, disk = slice(offset, offset + length), slice(at, at + length)
             if request.operation == blkif.READ:

@@ -38,15 +38,15 @@ static void add_stretch(struct checked *req, uint8_t *base, uint32_t length)
 
 /* ---- the native protocol -------------------------------------------------- */
 
-/* Where a segment's bytes lie, if its grant allows `rights`. */
+/* Where a segment's bytes lie, if its grant allows `rights`.  An honest frontend wrote the
+ * entry before it published the request: acquiring that one ordered this one too. */
 static int resolve(const struct memory *memory, const struct wire_segment *segment,
                    uint32_t rights, uint8_t **base)
 {
     if (segment->gref >= memory->nr_grants)
         return EFAULT;
     struct wire_grant *shared = &memory->grants[segment->gref];
-    /* acquire: grant-permitted. */
-    uint32_t granted = load_acquire(&shared->rights);
+    uint32_t granted = load_relaxed(&shared->rights);
     uint64_t offset = __atomic_load_n(&shared->offset, __ATOMIC_RELAXED);
     uint64_t length = __atomic_load_n(&shared->length, __ATOMIC_RELAXED);
     uint32_t generation = __atomic_load_n(&shared->generation, __ATOMIC_RELAXED);

@@ -119,7 +119,7 @@ static inline void blocks_free(struct blocks *blocks, const struct reference *ru
                                struct mpmc_member *member)
 {
     blocks_mark(blocks, run, &member->ring, BLOCK_FREE);
-    /* full barrier: sleep-announced. */
+    /* full barrier: room-announced. */
     atomic_fetch_add_explicit(blocks->freed, 1, memory_order_seq_cst);
     mpmc_notify_sleepers(member, MPMC_PUT);
 }

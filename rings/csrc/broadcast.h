@@ -196,7 +196,25 @@ static inline bool broadcast_await_room(struct broadcast_producer *producer)
     return broadcast_room(producer, producer->prod);
 }
 
-/* ---- a consumer ------------------------------------------------------------- */
+/* Free the entries of dead consumers, so that nobody waits for them: how many.  The
+ * producer holds such an entry itself for a moment, so that nobody joins there. */
+static inline uint32_t broadcast_reap(const struct broadcast *ring, uint64_t self)
+{
+    uint32_t reaped = 0;
+    for (uint32_t i = 0; i < ring->consumers; i++) {
+        struct broadcast_entry *entry = &ring->header->entries[i];
+        uint64_t owner = atomic_load(&entry->end.owner);
+        if (!owner_is_process(owner) || !owner_is_dead(owner) ||
+            !atomic_compare_exchange_strong(&entry->end.owner, &owner, self))
+            continue;
+        atomic_store(&entry->cons, BROADCAST_ABSENT);
+        owner_give_back(&entry->end, self);
+        reaped++;
+    }
+    return reaped;
+}
+
+/* ---- a consumer ----------------------------------------------------------- */
 
 struct broadcast_consumer {
     struct broadcast ring;
@@ -252,15 +270,15 @@ static inline void broadcast_lose(struct broadcast_consumer *consumer, uint64_t 
  * overtaken, -2 if the slot says what cannot be. */
 static inline int64_t broadcast_length(const struct broadcast_consumer *consumer, uint64_t number)
 {
-    const struct broadcast_slot *slot = broadcast_slot(&consumer->ring, number);
+    struct broadcast_slot *slot = broadcast_slot(&consumer->ring, number);
     /* acquire: slot-whole. */
-    uint64_t seq = atomic_load_explicit(&((struct broadcast_slot *)slot)->seq, memory_order_acquire);
+    uint64_t seq = atomic_load_explicit(&slot->seq, memory_order_acquire);
     if (seq != 2 * number + 2)
         return seq > 2 * number + 2 ? -1 : -2;
     uint32_t length = load_acquire(&slot->length);
     if (length <= consumer->ring.slot_size)
         return length;
-    seq = atomic_load_explicit(&((struct broadcast_slot *)slot)->seq, memory_order_relaxed);
+    seq = atomic_load_explicit(&slot->seq, memory_order_relaxed);
     return seq != 2 * number + 2 ? -1 : -2;
 }
 

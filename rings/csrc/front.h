@@ -18,7 +18,7 @@
 #include "wait.h"
 #include "xen.h"
 
-enum { FOLLOWER_SLICE_NS = 100000000 };
+enum { FOLLOWER_SLICE_NS = 100000000, MAX_ERRNO = 4095 };
 
 struct io_segment {
     uint32_t gref, generation, offset, length;
@@ -45,10 +45,10 @@ _Static_assert(sizeof(struct io_response) == 16, "LAYOUT.md");
 
 enum call_state {
     CALL_FREE,
-    CALL_TOKEN,  /* `answer`, inside `token`, is owed the result */
+    CALL_HELD,  /* `answer`, inside `holder`, is owed the result */
     CALL_WAITED, /* a thread inside `call` has `waited` on its stack */
     CALL_MANY,   /* part `part` of a transfer of many blocks */
-    CALL_DONE,   /* answered; in the done list until the token is collected */
+    CALL_DONE,   /* answered; in the done list until the holder is collected */
 };
 
 /* Where the result of a submitted request goes. */
@@ -75,7 +75,7 @@ struct call {
     uint32_t generation;
     uint8_t state, op;
     uint64_t offset, length;
-    void *token; /* the owner of `answer`, kept alive until it is collected */
+    void *holder; /* the owner of `answer`, kept alive until it is collected */
     union {
         struct answer *answer;
         struct waited *waited;
@@ -185,7 +185,8 @@ static inline void many_answered(struct many *many, uint64_t part, int64_t resul
     }
 }
 
-/* Hand one answer to whoever it is for; false if it answers nothing we asked. */
+/* Hand one answer to whoever it is for; false if it answers nothing we asked, or says
+ * that more was done. */
 static inline bool front_answered(struct front *front, const struct io_response *response)
 {
     uint32_t index = (uint32_t)response->id;
@@ -194,21 +195,24 @@ static inline bool front_answered(struct front *front, const struct io_response 
     struct call *call = &front->calls[index];
     if (call->generation != (uint32_t)(response->id >> 32))
         return false;
+    if (response->result > 0 && (uint64_t)response->result > call->length)
+        return false;
+    int64_t result = response->result < -MAX_ERRNO ? -EIO : response->result;
     switch (call->state) {
-    case CALL_TOKEN:
-        call->answer->result = response->result;
+    case CALL_HELD:
+        call->answer->result = result;
         /* release: answer-given. */
         atomic_store_explicit(&call->answer->done, true, memory_order_release);
         call->state = CALL_DONE;
         front->done[(front->first_done + front->nr_done++) % front->nr_calls] = index;
         return true;
     case CALL_WAITED:
-        call->waited->result = response->result;
+        call->waited->result = result;
         call->waited->done = true;
         front_free_call(front, index);
         return true;
     case CALL_MANY:
-        many_answered(call->many, call->part, response->result);
+        many_answered(call->many, call->part, result);
         front_free_call(front, index);
         return true;
     default:
@@ -216,7 +220,7 @@ static inline bool front_answered(struct front *front, const struct io_response 
     }
 }
 
-/* Take every response there is.  The leader only, mutex held. */
+/* Take every response there is.  Mutex held. */
 static inline void front_dispatch(struct front *front)
 {
     int64_t ready = front->broken ? 0 : xen_front_ready(&front->ring);
@@ -226,7 +230,7 @@ static inline void front_dispatch(struct front *front)
         struct io_response response;
         xen_front_copy(&front->ring, (uint32_t)i, &response, sizeof response);
         if (!front_answered(front, &response)) {
-            front->broken = "the daemon answered a request that was not asked";
+            front->broken = "the daemon answered what was not asked";
             break;
         }
         front->stats.responses++;

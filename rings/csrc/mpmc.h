@@ -172,8 +172,8 @@ static inline uint64_t load64_acquire(const shared_u64 *word)
     return atomic_load_explicit((shared_u64 *)word, memory_order_acquire);
 }
 
-/* Sequentially consistent: a compare-and-swap here, or an announcement, and the
- * look at the other's word after it are the two halves of sleep-announced. */
+/* Sequentially consistent: it is the look at the other's word that follows a swap
+ * (announced) or a count of `sleeps` (awaited). */
 static inline uint64_t load64_seq_cst(const shared_u64 *word)
 {
     return atomic_load_explicit((shared_u64 *)word, memory_order_seq_cst);
@@ -258,7 +258,6 @@ static inline void mpmc_advance(struct mpmc *ring, enum mpmc_side side, uint64_t
 /* True if somebody went to sleep on `side` since we last notified it: notify now. */
 static inline bool mpmc_must_notify(struct mpmc *ring, enum mpmc_side side)
 {
-    /* full barrier: sleep-announced. */
     uint64_t sleeps = load64_seq_cst(&ring->header->side[side].sleeps);
     if (sleeps == ring->notified[side])
         return false;
@@ -268,7 +267,7 @@ static inline bool mpmc_must_notify(struct mpmc *ring, enum mpmc_side side)
 
 static inline void mpmc_announce(struct mpmc *ring, enum mpmc_side side)
 {
-    /* full barrier: sleep-announced. */
+    /* full barrier: message-awaited (MPMC_GET), full barrier: room-awaited (MPMC_PUT). */
     atomic_fetch_add_explicit(&ring->header->side[side].sleeps, 1, memory_order_seq_cst);
 }
 
@@ -344,7 +343,7 @@ static inline enum mpmc_result mpmc_claim(struct mpmc *ring, uint64_t *at)
 /* False if we were taken for dead and the slot is no longer ours. */
 static inline bool mpmc_publish(struct mpmc *ring, uint64_t index)
 {
-    /* release: message-published; full barrier: sleep-announced. */
+    /* release: message-published; full barrier: message-announced. */
     return swap64(&mpmc_slot(ring, index)->word, mpmc_make(index, ring->owner, MPMC_WRITING),
                   mpmc_make(index, 0, MPMC_FULL));
 }
@@ -398,7 +397,7 @@ static inline bool mpmc_take(struct mpmc *ring, uint64_t index)
 /* False if we were taken for dead: then the message counts as in doubt. */
 static inline bool mpmc_free(struct mpmc *ring, uint64_t index)
 {
-    /* release: slot-freed; full barrier: sleep-announced. */
+    /* release: slot-freed; full barrier: room-announced. */
     return swap64(&mpmc_slot(ring, index)->word, mpmc_make(index, ring->owner, MPMC_READING),
                   mpmc_make(index + ring->nr_slots, 0, MPMC_FREE));
 }

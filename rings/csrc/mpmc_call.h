@@ -62,8 +62,8 @@ static inline enum mpmc_result mpmc_put_at(struct mpmc_member *member, uint64_t 
 {
     struct mpmc *ring = &member->ring;
     enum mpmc_result result = mpmc_claim(ring, at);
-    if (result != MPMC_OK) /* and if the ring is shut there is nothing to wait for */
-        return mpmc_shut(ring) & SHUT_PUTS && result >= 0 ? MPMC_SHUT : result;
+    if (result != MPMC_OK)
+        return mpmc_shut(ring) & SHUT_PUTS ? MPMC_SHUT : result;
     /* After the claim: who saw the ring empty and shut will not miss us. */
     if (mpmc_shut(ring) & SHUT_PUTS) {
         mpmc_abandon(ring, *at);

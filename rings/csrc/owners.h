@@ -8,11 +8,8 @@
  *
  * Proof of death, and nothing short of one:
  *
- *  1. Same pid namespace: a pidfd says that the process has ended (a zombie has),
- *     or that there is none, or /proc says that the pid started at another time.
- *     It cannot be wrong about a live process: stopped, swapped out and
- *     unprivileged peers are alive to it.
- *  2. Elsewhere, or where pidfds are forbidden: the member's lock on its entry's
+ *  1. Same pid namespace: what the kernel says of that very process (process.h).
+ *  2. Elsewhere, or where it will not say: the member's lock on its entry's
  *     byte of the memory is gone.  The kernel drops that open-file-description
  *     lock when the last descriptor of it closes.
  *  3. Neither can be asked: it lives.
@@ -24,27 +21,15 @@
 #ifndef RINGS_OWNERS_H
 #define RINGS_OWNERS_H
 
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include "mpmc.h"
+#include "process.h"
 
 #ifndef F_OFD_GETLK
 #define F_OFD_GETLK 36
 #define F_OFD_SETLK 37
 #endif
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
 
 enum owner_state { OWNER_FREE = 0, OWNER_JOINING = 1, OWNER_ALIVE = 2, OWNER_LOCKED = 8 };
-enum verdict { VERDICT_ALIVE, VERDICT_DEAD, VERDICT_UNKNOWN };
 
 #define OWNER_FIELD(bits) ((UINT64_C(1) << (bits)) - 1)
 
@@ -55,7 +40,8 @@ struct self {
     uint64_t pid_space;
 };
 
-static inline uint64_t owner_make(unsigned state, uint64_t generation, uint64_t deaths, uint32_t pid)
+static inline uint64_t owner_make(unsigned state, uint64_t generation, uint64_t deaths,
+                                  uint32_t pid)
 {
     return (state & 15) | (generation & OWNER_FIELD(19)) << 4 | (deaths & OWNER_FIELD(19)) << 23 |
            (uint64_t)pid << 42;
@@ -72,73 +58,20 @@ static inline struct mpmc_owner *owner_entry(const struct mpmc *ring, uint32_t o
     return &ring->header->owners[owner - 1];
 }
 
-/* ---- /proc ------------------------------------------------------------------ */
-
-/* Start time of a process in clock ticks since boot; 0 if it cannot be read. */
-static inline uint64_t proc_start_time(uint32_t pid)
-{
-    char path[32], text[1024];
-    snprintf(path, sizeof path, "/proc/%u/stat", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[n > 0 ? n : 0] = 0;
-    char *field = strrchr(text, ')'); /* the end of field 2; 22 is wanted */
-    for (int i = 2; field != NULL && i < 22; i++)
-        field = strchr(field + 1, ' ');
-    return field ? strtoull(field, NULL, 10) : 0;
-}
-
-static inline uint64_t proc_inode(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 ? (uint32_t)st.st_ino : 0;
-}
-
-/* Pids and start times mean the same to two processes with the same number here;
- * 0 if that cannot be known, or /proc shows some other namespace's pids. */
-static inline uint64_t proc_pid_space(void)
-{
-    char link[16] = "";
-    ssize_t n = readlink("/proc/self", link, sizeof link - 1);
-    if (n <= 0 || (pid_t)atol(link) != getpid())
-        return 0;
-    uint64_t pids = proc_inode("/proc/self/ns/pid");
-    return pids ? pids | proc_inode("/proc/self/ns/time") << 32 : 0;
-}
-
 static inline struct self self_now(void)
 {
-    return (struct self){(uint32_t)getpid(), proc_start_time((uint32_t)getpid()), proc_pid_space()};
+    uint32_t pid = (uint32_t)getpid();
+    return (struct self){pid, process_start(pid), process_space()};
 }
 
 /* ---- proof of death ---------------------------------------------------------- */
-
-static inline enum verdict pidfd_verdict(uint32_t pid)
-{
-    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (fd < 0)
-        return errno == ESRCH ? VERDICT_DEAD : VERDICT_UNKNOWN;
-    struct pollfd ended = {.fd = fd, .events = POLLIN};
-    int n = poll(&ended, 1, 0);
-    close(fd);
-    return n < 0 ? VERDICT_UNKNOWN : n > 0 ? VERDICT_DEAD : VERDICT_ALIVE;
-}
 
 static inline enum verdict pid_verdict(const struct self *self, uint32_t pid, uint64_t start_time,
                                        uint64_t pid_space)
 {
     if (pid_space == 0 || pid_space != self->pid_space)
         return VERDICT_UNKNOWN;
-    enum verdict verdict = pidfd_verdict(pid);
-    if (verdict == VERDICT_DEAD || start_time == 0)
-        return verdict;
-    uint64_t now = proc_start_time(pid);
-    if (now == 0)
-        return verdict;
-    return now != start_time ? VERDICT_DEAD : VERDICT_ALIVE;
+    return process_verdict(pid, start_time);
 }
 
 static inline struct flock owner_lock(uint32_t owner)
@@ -290,6 +223,7 @@ static inline uint32_t owner_recover_all(struct mpmc *ring, const struct self *s
 {
     uint32_t freed = 0;
     for (uint32_t owner = 1; owner <= MPMC_OWNERS; owner++) {
+        /* acquire: member-joined. */
         uint64_t word = load64_acquire(&owner_entry(ring, owner)->word);
         if (owner_is_dead(ring, self, lock_fd, owner, word))
             freed += owner_recover(ring, owner, word);

@@ -19,7 +19,7 @@ typedef struct {
     unsigned forks;
     PyObject *answer_type;
     PyObject *on_hangup; /* called when the control socket has something; raises if it is over */
-    PyObject *orphan;    /* called with a token when nobody waits any more; returns an Answer */
+    PyObject *orphan;    /* called with a holder when nobody waits any more; returns an Answer */
     struct front front;
 } Front;
 
@@ -71,18 +71,53 @@ static PyObject *answer_type(void)
     return type;
 }
 
-static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"buffer",    "layout",  "slots",     "slot_size", "start",
-                            "notify_fd", "wait_fd", "hangup_fd", "spin_us",   "on_hangup",
-                            "orphan",    NULL};
+struct front_args {
     PyObject *buffer, *on_hangup, *orphan;
     unsigned layout, slots, slot_size, start;
     int notify_fd, wait_fd, hangup_fd;
     long long spin_us;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OIIIIiiiLOO", names, &buffer, &layout,
-                                     &slots, &slot_size, &start, &notify_fd, &wait_fd, &hangup_fd,
-                                     &spin_us, &on_hangup, &orphan))
+};
+
+static bool parse_front(PyObject *args, PyObject *kwargs, struct front_args *out)
+{
+    static char *names[] = {"buffer",    "layout",  "slots",     "slot_size", "start",
+                            "notify_fd", "wait_fd", "hangup_fd", "spin_us",   "on_hangup",
+                            "orphan",    NULL};
+    return PyArg_ParseTupleAndKeywords(args, kwargs, "OIIIIiiiLOO", names, &out->buffer,
+                                       &out->layout, &out->slots, &out->slot_size, &out->start,
+                                       &out->notify_fd, &out->wait_fd, &out->hangup_fd,
+                                       &out->spin_us, &out->on_hangup, &out->orphan);
+}
+
+/* Bind to the ring's memory. 0, or -1 with an exception. */
+static int bind_ring(Front *self, const struct front_args *args)
+{
+    struct front *front = &self->front;
+    if (PyObject_GetBuffer(args->buffer, &self->view, PyBUF_WRITABLE) < 0)
+        return -1;
+    self->held = true;
+    if (args->slot_size < sizeof(struct io_request) || args->slot_size % 8 != 0 ||
+        args->layout > RING_PADDED ||
+        !xen_bind(&front->ring.ring, self->view.buf, (size_t)self->view.len,
+                  (enum ring_layout)args->layout, args->slots, args->slot_size)) {
+        PyErr_Format(PyExc_ValueError, "a ring of %u slots of %u bytes does not fit in %zd",
+                     args->slots, args->slot_size, self->view.len);
+        return -1;
+    }
+    xen_front_attach(&front->ring, args->start);
+    front->notify_fd = args->notify_fd;
+    init_waiter(front, args->wait_fd, args->hangup_fd,
+                args->spin_us < 0 ? SPIN_FOREVER : (uint64_t)args->spin_us * 1000);
+    if (init_calls(front, args->slots))
+        return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    struct front_args parsed;
+    if (!parse_front(args, kwargs, &parsed))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Front *self = (Front *)alloc(type, 0);
@@ -90,32 +125,14 @@ static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     init_locks(&self->front);
     self->forks = py_fork_count();
-    self->on_hangup = Py_NewRef(on_hangup);
-    self->orphan = Py_NewRef(orphan);
+    Py_IncRef(parsed.on_hangup);
+    self->on_hangup = parsed.on_hangup;
+    Py_IncRef(parsed.orphan);
+    self->orphan = parsed.orphan;
     self->answer_type = answer_type();
-    if (self->answer_type == NULL) {
+    if (self->answer_type == NULL || bind_ring(self, &parsed) < 0) {
         Py_DECREF(self);
         return NULL;
-    }
-    if (PyObject_GetBuffer(buffer, &self->view, PyBUF_WRITABLE) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    self->held = true;
-    if (slot_size < sizeof(struct io_request) || slot_size % 8 != 0 || layout > RING_PADDED ||
-        !xen_bind(&self->front.ring.ring, self->view.buf, (size_t)self->view.len,
-                  (enum ring_layout)layout, slots, slot_size)) {
-        Py_DECREF(self);
-        return PyErr_Format(PyExc_ValueError, "a ring of %u slots of %u bytes does not fit",
-                            slots, slot_size);
-    }
-    xen_front_attach(&self->front.ring, start);
-    self->front.notify_fd = notify_fd;
-    init_waiter(&self->front, wait_fd, hangup_fd,
-                spin_us < 0 ? SPIN_FOREVER : (uint64_t)spin_us * 1000);
-    if (!init_calls(&self->front, slots)) {
-        Py_DECREF(self);
-        return PyErr_NoMemory();
     }
     return (PyObject *)self;
 }
@@ -126,7 +143,7 @@ static int front_traverse(Front *self, visitproc visit, void *arg)
     Py_VISIT(self->on_hangup);
     Py_VISIT(self->orphan);
     for (uint32_t i = 0; i < self->front.nr_calls; i++)
-        Py_VISIT((PyObject *)self->front.calls[i].token);
+        Py_VISIT((PyObject *)self->front.calls[i].holder);
     return 0;
 }
 
@@ -135,9 +152,9 @@ static int front_clear(Front *self)
     Py_CLEAR(self->on_hangup);
     Py_CLEAR(self->orphan);
     for (uint32_t i = 0; i < self->front.nr_calls; i++) {
-        PyObject *token = self->front.calls[i].token;
-        self->front.calls[i].token = NULL;
-        Py_XDECREF(token);
+        PyObject *holder = self->front.calls[i].holder;
+        self->front.calls[i].holder = NULL;
+        Py_XDECREF(holder);
     }
     return 0;
 }
@@ -250,19 +267,19 @@ static bool check_count(Py_ssize_t count, Py_ssize_t wanted, const char *name)
 
 /* ---- submit, flush, reap --------------------------------------------------------- */
 
-static void give_token(struct call *call, PyObject *token)
+static void give_holder(struct call *call, PyObject *holder)
 {
-    Py_INCREF(token);
-    call->token = token;
-    call->answer = &((Answer *)token)->answer;
-    call->state = CALL_TOKEN;
+    Py_INCREF(holder);
+    call->holder = holder;
+    call->answer = &((Answer *)holder)->answer;
+    call->state = CALL_HELD;
 }
 
-static bool is_answer(Front *self, PyObject *token)
+static bool is_answer(Front *self, PyObject *holder)
 {
-    int is = PyObject_IsInstance(token, self->answer_type);
+    int is = PyObject_IsInstance(holder, self->answer_type);
     if (is == 0)
-        PyErr_SetString(PyExc_TypeError, "the token must be an Answer");
+        PyErr_SetString(PyExc_TypeError, "the holder must be an Answer");
     return is == 1;
 }
 
@@ -272,7 +289,7 @@ static PyObject *id_of(const Front *self, const struct call *call)
     return PyLong_FromUnsignedLongLong((uint64_t)call->generation << 32 | index);
 }
 
-/* submit(token, op, offset, length, gref, generation, segment_offset) -> id | None */
+/* submit(holder, op, offset, length, gref, generation, segment_offset) -> id | None */
 static PyObject *front_submit(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct asked asked;
@@ -282,12 +299,12 @@ static PyObject *front_submit(Front *self, PyObject *const *args, Py_ssize_t cou
     pthread_mutex_lock(&self->front.mutex);
     struct call *call = put(self, &asked);
     if (call != NULL)
-        give_token(call, args[0]);
+        give_holder(call, args[0]);
     pthread_mutex_unlock(&self->front.mutex);
     return call == NULL ? py_none() : id_of(self, call);
 }
 
-/* submit_request(token, request) -> id | None; the request's own id field is ignored. */
+/* submit_request(holder, request) -> id | None; the request's own id field is ignored. */
 static PyObject *front_submit_request(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct io_request request, *slot;
@@ -309,7 +326,7 @@ static PyObject *front_submit_request(Front *self, PyObject *const *args, Py_ssi
         call->op = request.op;
         call->offset = request.offset;
         call->length = request.length;
-        give_token(call, args[0]);
+        give_holder(call, args[0]);
     }
     pthread_mutex_unlock(&self->front.mutex);
     return call == NULL ? py_none() : id_of(self, call);
@@ -325,7 +342,7 @@ static PyObject *front_flush_(Front *self, PyObject *ignored)
     return py_none();
 }
 
-/* collect() -> [token]: what was answered since the last time; never waits. */
+/* collect() -> [holder]: what was answered since the last time; never waits. */
 static PyObject *front_collect(Front *self, PyObject *ignored)
 {
     struct front *front = &self->front;
@@ -337,15 +354,15 @@ static PyObject *front_collect(Front *self, PyObject *ignored)
             break;
         }
         uint32_t index = front->done[front->first_done];
-        PyObject *token = front->calls[index].token;
+        PyObject *holder = front->calls[index].holder;
         front->first_done = (front->first_done + 1) % front->nr_calls;
         front->nr_done--;
-        front->calls[index].token = NULL;
+        front->calls[index].holder = NULL;
         front_free_call(front, index);
         pthread_mutex_unlock(&front->mutex);
-        if (PyList_Append(list, token) < 0)
+        if (PyList_Append(list, holder) < 0)
             Py_CLEAR(list);
-        Py_DECREF(token);
+        Py_DECREF(holder);
     }
     return list;
 }
@@ -361,6 +378,15 @@ static void break_front(struct front *front, const char *why)
     pthread_mutex_unlock(&front->mutex);
 }
 
+/* The daemon is gone: what it had answered still counts; then nothing more will come. */
+static void last_answers(struct front *front)
+{
+    pthread_mutex_lock(&front->mutex);
+    front_dispatch(front);
+    pthread_mutex_unlock(&front->mutex);
+    break_front(front, "the connection to the daemon is gone");
+}
+
 /* After a wait that ended early: 0 to wait again, -1 with an exception. */
 static int interrupted(Front *self, enum wait_result result)
 {
@@ -368,7 +394,7 @@ static int interrupted(Front *self, enum wait_result result)
         return PyErr_CheckSignals();
     PyObject *ok = PyObject_CallNoArgs(self->on_hangup);
     if (ok == NULL)
-        break_front(&self->front, "the connection to the daemon is gone");
+        last_answers(&self->front);
     Py_XDECREF(ok);
     return ok == NULL ? -1 : 0;
 }
@@ -391,8 +417,11 @@ static int wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadl
         Py_END_ALLOW_THREADS
         if (!ended_early(result))
             return (int)result;
-        if (interrupted(self, result) < 0)
-            return -1;
+        if (interrupted(self, result) < 0) {
+            if (result != WAIT_HUNG_UP || !done(arg))
+                return -1;
+            PyErr_Clear();
+        }
     }
 }
 
@@ -467,11 +496,11 @@ static bool waited_done(void *arg)
     return ((struct waited *)arg)->done;
 }
 
-/* A token for an answer that nobody waits for any more: it keeps the buffer in use until
+/* A holder for an answer that nobody waits for any more: it keeps the buffer in use until
  * the answer comes.  NULL, and the front broken, if there is none to be had. */
-static PyObject *make_keeper(Front *self, PyObject *token)
+static PyObject *make_keeper(Front *self, PyObject *holder)
 {
-    PyObject *keeper = PyObject_CallFunctionObjArgs(self->orphan, token, NULL);
+    PyObject *keeper = PyObject_CallFunctionObjArgs(self->orphan, holder, NULL);
     if (keeper != NULL && is_answer(self, keeper))
         return keeper;
     Py_XDECREF(keeper);
@@ -487,15 +516,15 @@ static void settle(PyObject *keeper)
 
 /* Give up on a call whose answer would go to our stack.  The answer may come while Python
  * makes the keeper; the stack is still there then.  An exception that is set stays set. */
-static void orphan(Front *self, struct call *call, const struct waited *waited, PyObject *token)
+static void orphan(Front *self, struct call *call, const struct waited *waited, PyObject *holder)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    PyObject *keeper = make_keeper(self, token);
+    PyObject *keeper = make_keeper(self, holder);
     pthread_mutex_lock(&self->front.mutex);
     bool needed = !waited->done;
     if (needed && keeper != NULL)
-        give_token(call, keeper);
+        give_holder(call, keeper);
     else if (needed)
         call->state = CALL_DONE;
     pthread_mutex_unlock(&self->front.mutex);
@@ -505,8 +534,8 @@ static void orphan(Front *self, struct call *call, const struct waited *waited, 
     PyErr_Restore(type, value, trace);
 }
 
-/* call(token, op, offset, length, gref, generation, segment_offset, timeout) -> result
- * None without credit; OSError of the device; the token is orphaned if the wait ends early. */
+/* call(holder, op, offset, length, gref, generation, segment_offset, timeout) -> result
+ * None without credit; OSError of the device; the holder is orphaned if the wait ends early. */
 static PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct asked asked;
@@ -545,6 +574,7 @@ struct many_call {
     const uint64_t *offsets;
     struct io_segment segment; /* of slot 0 */
     uint32_t op, depth;
+    uint64_t seen; /* completed, when nothing more could be submitted */
 };
 
 static uint64_t many_in_flight(const struct many *many)
@@ -555,8 +585,12 @@ static uint64_t many_in_flight(const struct many *many)
 static bool many_refill_due(void *arg)
 {
     struct many_call *call = arg;
+    const struct many *many = &call->many;
     uint64_t low = call->depth - (call->depth + 3) / 4;
-    return many_in_flight(&call->many) <= (call->many.next < call->many.nr ? low : 0);
+    if (many_in_flight(many) == 0)
+        return true;
+    return many->completed != call->seen && many->next < many->nr &&
+           many_in_flight(many) <= low && !many->busy[many->next % many->window];
 }
 
 /* Submit as many blocks as depth, credit and free buffer slots allow.  Mutex held. */
@@ -592,6 +626,7 @@ static enum wait_result many_run(struct many_call *call, uint64_t deadline_ns)
         many_submit(call);
         if (many_in_flight(&call->many) == 0)
             break; /* all answered, or others hold every slot: the caller continues */
+        call->seen = call->many.completed;
         result = front_wait(front, many_refill_due, call, deadline_ns);
     }
     pthread_mutex_unlock(&front->mutex);
@@ -610,18 +645,18 @@ static struct call *many_next_open(struct many_call *call, uint32_t *from)
 }
 
 /* Give up on every block in flight: see orphan(). */
-static void many_orphan(struct many_call *call, PyObject *token)
+static void many_orphan(struct many_call *call, PyObject *holder)
 {
     struct front *front = &call->self->front;
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     uint32_t from = 0;
     for (;;) {
-        PyObject *keeper = make_keeper(call->self, token);
+        PyObject *keeper = make_keeper(call->self, holder);
         pthread_mutex_lock(&front->mutex);
         struct call *one = many_next_open(call, &from);
         if (one != NULL && keeper != NULL)
-            give_token(one, keeper);
+            give_holder(one, keeper);
         else if (one != NULL)
             one->state = CALL_DONE;
         pthread_mutex_unlock(&front->mutex);
@@ -643,17 +678,21 @@ static int many_wait(struct many_call *call, uint64_t deadline_ns)
         Py_END_ALLOW_THREADS
         if (!ended_early(result))
             return (int)result;
-        if (interrupted(call->self, result) < 0)
-            return -1;
+        if (interrupted(call->self, result) < 0) {
+            bool all = call->many.next == call->many.nr && many_in_flight(&call->many) == 0;
+            if (result != WAIT_HUNG_UP || !all)
+                return -1;
+            PyErr_Clear();
+        }
     }
 }
 
-static PyObject *many_outcome(struct many_call *call, int result, PyObject *token)
+static PyObject *many_outcome(struct many_call *call, int result, PyObject *holder)
 {
     if (result == WAIT_READY && call->many.error == 0)
         return PyLong_FromUnsignedLongLong(call->many.completed);
     if (result != WAIT_READY)
-        many_orphan(call, token);
+        many_orphan(call, holder);
     if (result == WAIT_READY) {
         errno = (int)-call->many.error;
         PyErr_SetFromErrno(PyExc_OSError);
@@ -665,7 +704,7 @@ static PyObject *many_outcome(struct many_call *call, int result, PyObject *toke
     return NULL;
 }
 
-/* many(token, op, offsets, length, gref, generation, segment_offset, window, depth, timeout) */
+/* many(holder, op, offsets, length, gref, generation, segment_offset, window, depth, timeout) */
 static PyObject *front_many(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct many_call call = {.self = self};

@@ -1,4 +1,4 @@
-/* The membership of an MPMC ring as Python objects hold it; see py_mpmc.c. */
+/* What the files of rings.mpmc's types share; py_mpmc.c has the essay. */
 #ifndef RINGS_PY_MPMC_H
 #define RINGS_PY_MPMC_H
 
@@ -26,36 +26,82 @@ struct change {
     uint64_t seen;
 };
 
+/* A run of messages: its cursor, and what ended it. */
+struct run {
+    uint64_t at;
+    Py_ssize_t done;
+    enum mpmc_result result;
+};
+
+/* py_mpmc.c */
+int member_rejoin(Mpmc *self);
+int member_closed(void);
+void member_tear_down(Mpmc *self);
+void member_close_fd(int *fd);
 /* Join the ring; `self` is zeroes.  0, or -1 with an error: then let it be deallocated. */
 int member_open(Mpmc *self, PyObject *ring, long spin_us);
-
-/* Before anything else in a call: open, and a member of this process?  0, or -1 raised. */
-int member_check_open(Mpmc *self);
-
 /* Keep the memory and the membership over a close, until member_let_go. */
 void member_hold(Mpmc *self);
 void member_let_go(Mpmc *self);
-void member_tear_down(Mpmc *self);
-
-/* What a call on a ring that is shut or broken raises; NULL. */
-PyObject *member_raise(Mpmc *self, enum mpmc_result result);
-
-/* TimeoutError of a call on `side`, which says what is in the way; NULL. */
-PyObject *member_raise_timed_out(Mpmc *self, enum mpmc_side side, enum mpmc_result result);
-
-/* Sleep until `side` may be tried again: 1, or -1 raised, TimeoutError perhaps. */
-int member_wait(Mpmc *self, enum mpmc_side side, enum mpmc_result result, uint64_t deadline_ns);
-
-/* Sleep until the change, or for a slice: 1, 0 if the deadline passed, or -1 raised. */
-int member_wait_change(Mpmc *self, const struct change *change, uint64_t slice_ns,
-                       uint64_t deadline_ns);
-
-/* For event loops; see the doc strings of arm_get and get_fileno. */
-PyObject *member_fileno(Mpmc *self, enum mpmc_side side);
-PyObject *member_arm(Mpmc *self, enum mpmc_side side, const struct change *change);
-
 PyObject *member_close(Mpmc *self, PyObject *unused);
 PyObject *member_recover(Mpmc *self, PyObject *unused);
 PyObject *member_shut_down(Mpmc *self, PyObject *args, PyObject *kwargs);
+
+/* py_mpmc_wait.c: errors and waiting */
+PyObject *member_raise(enum mpmc_result result);
+PyObject *member_timed_out(Mpmc *self, enum mpmc_side side, enum mpmc_result result);
+PyObject *member_too_long(Mpmc *self, Py_ssize_t length);
+int member_record_size(Mpmc *self, const Py_buffer *records, Py_ssize_t size);
+/* Wait until `side` may be tried again: 0, or -1 with an error set. */
+int member_wait(Mpmc *self, enum mpmc_side side, enum mpmc_result result, uint64_t deadline_ns);
+/* Wait for the change, or for a slice: 0, or -1 with an error set. */
+int member_wait_change(Mpmc *self, const struct change *change, uint64_t slice_ns,
+                       uint64_t deadline_ns);
+PyObject *member_arm(Mpmc *self, enum mpmc_side side, const struct change *change);
+PyObject *member_put_fileno(Mpmc *self, PyObject *unused);
+PyObject *member_get_fileno(Mpmc *self, PyObject *unused);
+PyObject *member_arm_put(Mpmc *self, PyObject *unused);
+PyObject *member_arm_get(Mpmc *self, PyObject *unused);
+
+/* py_mpmc_put.c */
+PyObject *member_try_put(Mpmc *self, PyObject *message);
+PyObject *member_put(Mpmc *self, PyObject *args, PyObject *kwargs);
+PyObject *member_put_many(Mpmc *self, PyObject *messages);
+PyObject *member_put_records(Mpmc *self, PyObject *args);
+
+/* py_mpmc_get.c */
+PyObject *member_try_get(Mpmc *self, PyObject *unused);
+PyObject *member_get(Mpmc *self, PyObject *args, PyObject *kwargs);
+PyObject *member_get_many(Mpmc *self, PyObject *limit);
+PyObject *member_get_records(Mpmc *self, PyObject *args);
+
+static inline int member_check(Mpmc *self)
+{
+    if (self->closed)
+        return member_closed();
+    return self->forks == py_fork_count() ? 0 : member_rejoin(self);
+}
+
+static inline bool run_goes_on(struct run *run)
+{
+    if (run->result != MPMC_OK)
+        return false;
+    run->at++;
+    run->done++;
+    return true;
+}
+
+static inline void run_end(Mpmc *self, enum mpmc_side side, const struct run *run)
+{
+    mpmc_advance(&self->member.ring, side, run->at);
+    mpmc_count(&self->member, side, (uint64_t)run->done);
+}
+
+/* What a finished run returns: its count, or the error that came before any. */
+static inline PyObject *run_count(const struct run *run)
+{
+    return run->done == 0 && run->result < 0 ? member_raise(run->result)
+                                             : PyLong_FromSsize_t(run->done);
+}
 
 #endif

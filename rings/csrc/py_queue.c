@@ -6,7 +6,7 @@
 int queue_check_open(Queue *self)
 {
     if (!self->mpmc.closed)
-        return member_check_open(&self->mpmc);
+        return member_check(&self->mpmc);
     py_raise("ClosedError", "this Queue is closed: make another, or attach one by its handle");
     return -1;
 }
@@ -51,7 +51,7 @@ static PyObject *take_message(void)
 
 int queue_raise_late(Queue *self, const char *name, enum mpmc_side side, enum mpmc_result result)
 {
-    member_raise_timed_out(&self->mpmc, side, result);
+    member_timed_out(&self->mpmc, side, result);
     queue_raise(name, take_message());
     return -1;
 }
@@ -426,12 +426,12 @@ PyDoc_STRVAR(shutdown_doc,
 
 static PyObject *get_fileno(Queue *self, PyObject *unused)
 {
-    return queue_check_open(self) < 0 ? NULL : member_fileno(&self->mpmc, MPMC_GET);
+    return queue_check_open(self) < 0 ? NULL : member_get_fileno(&self->mpmc, NULL);
 }
 
 static PyObject *put_fileno(Queue *self, PyObject *unused)
 {
-    return queue_check_open(self) < 0 ? NULL : member_fileno(&self->mpmc, MPMC_PUT);
+    return queue_check_open(self) < 0 ? NULL : member_put_fileno(&self->mpmc, NULL);
 }
 
 static PyObject *arm_get(Queue *self, PyObject *unused)

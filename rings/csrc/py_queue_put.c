@@ -20,7 +20,7 @@ static int put_frame(Queue *self, const void *frame, uint32_t length, uint64_t d
         if (result == MPMC_OK)
             return 0;
         if (result < 0) {
-            member_raise(&self->mpmc, result);
+            member_raise(result);
             return -1;
         }
         if (deadline_ns == TRY_ONCE || now_ns() >= deadline_ns)
@@ -97,7 +97,7 @@ static bool collect_due(Queue *self)
 static int wait_blocks(Queue *self, const struct change *change, uint64_t deadline_ns)
 {
     if (mpmc_shut(&self->mpmc.member.ring) & SHUT_PUTS) {
-        member_raise(&self->mpmc, MPMC_SHUT);
+        member_raise(MPMC_SHUT);
         return -1;
     }
     return member_wait_change(&self->mpmc, change, COLLECT_SLICE_NS, deadline_ns);

@@ -61,7 +61,7 @@ struct py_spsc_view {
     bool read_only;
 };
 
-/* ---- py_spsc_end.c: opening, closing, sleeping -------------------------------- */
+/* ---- py_spsc_end.c, py_spsc_wait.c: opening, closing, sleeping ------------ */
 
 int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool producer);
 PyObject *spsc_close(PyObject *op, PyObject *ignored);
@@ -73,6 +73,7 @@ void spsc_settle(struct py_spsc *self, bool tell);
 /* Sleep until `want` units are there: 1, 0 when time is up, -1 with an exception. */
 int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s);
 void spsc_raise_timeout(struct py_spsc *self);
+void spsc_forget_peer(struct py_spsc *self);
 PyObject *spsc_raise_broken(struct py_spsc *self);
 void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size);
 extern PyGetSetDef spsc_getset[];
@@ -81,10 +82,12 @@ PyObject *spsc_fileno(PyObject *op, PyObject *ignored);
 PyObject *spsc_arm(PyObject *op, PyObject *ignored);
 PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *kwnames);
+/* 0, with an exception: a message of this length never fits. */
+uint32_t spsc_refuse_length(const struct py_spsc *self, Py_ssize_t length);
 PyObject *spsc_clear(PyObject *op, PyObject *ignored);
 PyObject *spsc_enter(PyObject *op, PyObject *ignored);
 
-/* ---- py_spsc_view.c: views that cannot outlive their slot ---------------------- */
+/* ---- py_spsc_view.c: views that cannot outlive their slot ----------------- */
 
 int py_add_spsc_view(PyObject *module);
 PyObject *spsc_view_new(struct py_spsc *self, uint8_t *bytes, size_t length, uint32_t messages,
@@ -93,7 +96,25 @@ PyObject *spsc_view_new(struct py_spsc *self, uint8_t *bytes, size_t length, uin
 int spsc_view_finish(struct py_spsc_view *view, uint32_t count, bool all);
 int spsc_view_abandon(struct py_spsc_view *view);
 
-/* ---- inline: what every call does first ----------------------------------------- */
+/* ---- py_spsc_put.c and py_spsc_get.c: the calls users make ---------------- */
+
+#define FAST_METHOD(name) \
+    PyObject *name(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+
+PyObject *spsc_try_put(PyObject *op, PyObject *data);
+PyObject *spsc_try_get(PyObject *op, PyObject *ignored);
+PyObject *spsc_next(PyObject *op);
+FAST_METHOD(spsc_put);
+FAST_METHOD(spsc_put_many);
+FAST_METHOD(spsc_claim);
+FAST_METHOD(spsc_try_claim);
+FAST_METHOD(spsc_get);
+FAST_METHOD(spsc_get_many);
+FAST_METHOD(spsc_get_into);
+FAST_METHOD(spsc_peek);
+FAST_METHOD(spsc_try_peek);
+
+/* ---- inline: what every call does first ----------------------------------- */
 
 static inline bool spsc_usable(struct py_spsc *self)
 {
@@ -131,6 +152,36 @@ static inline bool spsc_arguments(const char *const names[2], int required, PyOb
     PyErr_Format(PyExc_TypeError, "the arguments are %s%s%s%s", names[0],
                  required ? "" : " (optional)", names[1] ? ", " : "", names[1] ? names[1] : "");
     return false;
+}
+
+/* A timeout that is missing is 0: batches never wait unless asked to. */
+static inline bool spsc_waits(PyObject *timeout_s)
+{
+    return timeout_s != NULL;
+}
+
+static inline bool spsc_parse_count(PyObject *given, uint32_t *count)
+{
+    *count = 1;
+    if (given == NULL)
+        return true;
+    unsigned long value = PyLong_AsUnsignedLong(given);
+    if (PyErr_Occurred())
+        return false;
+    if (value == 0 || value > 1ul << 31) {
+        PyErr_Format(PyExc_ValueError, "ask for 1 to %lu, not %lu", 1ul << 31, value);
+        return false;
+    }
+    *count = (uint32_t)value;
+    return true;
+}
+
+/* Slots in one piece: at most `count`, the ring's rest, and what is there. */
+static inline uint32_t spsc_piece(struct py_spsc *self, uint32_t count, int64_t there)
+{
+    uint32_t run = spsc_run(&self->end, self->end.index);
+    uint32_t most = count < run ? count : run;
+    return there < most ? (uint32_t)there : most;
 }
 
 #endif

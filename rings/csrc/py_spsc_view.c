@@ -117,7 +117,7 @@ int spsc_view_abandon(struct py_spsc_view *view)
     return 0;
 }
 
-/* ---- the type --------------------------------------------------------------------- */
+/* ---- the type ------------------------------------------------------------- */
 
 static int get_buffer(PyObject *op, Py_buffer *buffer, int flags)
 {
@@ -235,12 +235,14 @@ static PyObject *get_messages(PyObject *op, void *ignored)
 
 static PyMethodDef methods[] = {
     {"publish", (PyCFunction)(void (*)(void))finish, METH_FASTCALL,
-     "publish(count=None)\n--\n\nMake the claimed messages visible: all of them, the first "
+     "publish($self, count=None, /)\n--\n\n"
+     "Make the claimed messages visible: all of them, the first "
      "`count`, or\nin a ring of records the first `count` bytes."},
     {"release", (PyCFunction)(void (*)(void))finish, METH_FASTCALL,
-     "release(count=None)\n--\n\nGive the peeked messages back: all, or the first `count`."},
+     "release($self, count=None, /)\n--\n\n"
+     "Give the peeked messages back: all, or the first `count`."},
     {"abandon", abandon, METH_NOARGS,
-     "abandon()\n--\n\nEnd the view; a claim is forgotten, a peeked message stays first."},
+     "abandon($self, /)\n--\n\nEnd the view; a claim is forgotten, a peeked message stays first."},
     {"__enter__", enter, METH_NOARGS, NULL},
     {"__exit__", leave_with, METH_VARARGS, NULL},
     {NULL},

@@ -5,12 +5,17 @@
  * Here every export is taken and given back through the buffer protocol itself,
  * and `release()` is refused until the last one is gone.
  *
+ * A *pin* keeps the bytes in use without an export: a request in flight names them.
+ * Exports and pins are one word, so nothing can slip in beside a release.
+ *
  * An export takes one of the underlying buffer with it; a View without exports
  * holds nothing but a reference, so it does not keep a mapping from being closed.
  */
 #include "py.h"
 
-#define RELEASED (-1)
+#define RELEASED UINT64_MAX
+#define ONE_EXPORT ((uint64_t)1)
+#define ONE_PIN ((uint64_t)1 << 32)
 
 struct view {
     PyObject_HEAD
@@ -18,22 +23,45 @@ struct view {
     Py_ssize_t offset;
     Py_ssize_t length;
     int readonly;
-    shared_u64 exports; /* RELEASED, or how many are alive */
+    shared_u64 uses; /* RELEASED, or pins << 32 | exports */
 };
 
-static bool count_export(struct view *view)
+static bool count_use(struct view *view, uint64_t one)
 {
-    uint64_t count = atomic_load(&view->exports);
+    uint64_t uses = atomic_load(&view->uses);
     do {
-        if (count == (uint64_t)RELEASED)
+        if (uses == RELEASED)
             return false;
-    } while (!atomic_compare_exchange_weak(&view->exports, &count, count + 1));
+    } while (!atomic_compare_exchange_weak(&view->uses, &uses, uses + one));
     return true;
 }
 
 static void uncount_export(struct view *view)
 {
-    atomic_fetch_sub(&view->exports, 1);
+    atomic_fetch_sub(&view->uses, ONE_EXPORT);
+}
+
+/* False if there is no pin to take away. */
+static bool uncount_pin(struct view *view)
+{
+    uint64_t uses = atomic_load(&view->uses);
+    do {
+        if (uses == RELEASED || uses < ONE_PIN)
+            return false;
+    } while (!atomic_compare_exchange_weak(&view->uses, &uses, uses - ONE_PIN));
+    return true;
+}
+
+static uint32_t exports_of(struct view *view)
+{
+    uint64_t uses = atomic_load(&view->uses);
+    return uses == RELEASED ? 0 : (uint32_t)uses;
+}
+
+static uint32_t pins_of(struct view *view)
+{
+    uint64_t uses = atomic_load(&view->uses);
+    return uses == RELEASED ? 0 : (uint32_t)(uses >> 32);
 }
 
 static bool fits(const struct view *view, Py_ssize_t size)
@@ -81,7 +109,7 @@ static int view_getbuffer(PyObject *self, Py_buffer *out, int flags)
 {
     struct view *view = (struct view *)self;
     out->obj = NULL;
-    if (!count_export(view)) {
+    if (!count_use(view, ONE_EXPORT)) {
         py_raise("ClosedError", "this view was released; ask its grant for no more bytes");
         return -1;
     }
@@ -141,36 +169,60 @@ static void view_dealloc(PyObject *self)
 static PyObject *view_release(PyObject *self, PyObject *ignored)
 {
     struct view *view = (struct view *)self;
-    uint64_t count = 0;
-    if (atomic_compare_exchange_strong(&view->exports, &count, (uint64_t)RELEASED) ||
-        count == (uint64_t)RELEASED)
+    uint64_t uses = 0;
+    if (atomic_compare_exchange_strong(&view->uses, &uses, RELEASED) || uses == RELEASED)
         return py_none();
+    if (uses >= ONE_PIN)
+        return py_raise("BusyError",
+                        "in flight, pinned %u time(s): wait for its requests or cancel "
+                        "them first",
+                        (unsigned)(uses >> 32));
     return py_raise("BusyError",
-                    "%llu view(s) of these bytes are still in use: release them "
+                    "%u view(s) of these bytes are still in use: release them "
                     "(memoryview.release(), del the array) first",
-                    (unsigned long long)count);
+                    (unsigned)uses);
+}
+
+static PyObject *view_pin(PyObject *self, PyObject *ignored)
+{
+    if (count_use((struct view *)self, ONE_PIN))
+        return py_none();
+    return py_raise("ClosedError", "this grant was revoked: allocate another one");
+}
+
+static PyObject *view_unpin(PyObject *self, PyObject *ignored)
+{
+    if (uncount_pin((struct view *)self))
+        return py_none();
+    return py_raise("LocalProtocolError", "this grant is not pinned: one unpin() a pin()");
 }
 
 static PyObject *view_exports(PyObject *self, void *closure)
 {
-    uint64_t count = atomic_load(&((struct view *)self)->exports);
-    return PyLong_FromUnsignedLongLong(count == (uint64_t)RELEASED ? 0 : count);
+    return PyLong_FromUnsignedLong(exports_of((struct view *)self));
+}
+
+static PyObject *view_pins(PyObject *self, void *closure)
+{
+    return PyLong_FromUnsignedLong(pins_of((struct view *)self));
 }
 
 static PyObject *view_released(PyObject *self, void *closure)
 {
-    return PyBool_FromLong(atomic_load(&((struct view *)self)->exports) ==
-                           (uint64_t)RELEASED);
+    return PyBool_FromLong(atomic_load(&((struct view *)self)->uses) == RELEASED);
 }
 
 static PyMethodDef view_methods[] = {
     {"release", view_release, METH_NOARGS,
-     "Allow no more exports; BusyError while any is alive."},
+     "Allow no more uses; BusyError while there is any."},
+    {"pin", view_pin, METH_NOARGS, "Count one more request in flight that names the bytes."},
+    {"unpin", view_unpin, METH_NOARGS, "Count one request less: it was answered."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef view_getset[] = {
     {"exports", view_exports, NULL, "How many exports of the bytes are alive.", NULL},
+    {"pins", view_pins, NULL, "How many requests in flight name the bytes.", NULL},
     {"released", view_released, NULL, "Whether release() has been done.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -137,7 +137,7 @@ static inline uint32_t spsc_run(const struct spsc_end *end, uint32_t index)
     return end->units - spsc_offset(end, index);
 }
 
-/* ---- the producer -------------------------------------------------------- */
+/* ---- the producer --------------------------------------------------------- */
 
 /* Begin where the last owner stopped.  False if the two indices are impossible. */
 static inline bool spsc_producer_attach(struct spsc_end *end)
@@ -182,7 +182,7 @@ static inline int64_t spsc_await_room(struct spsc_end *end, uint32_t want)
     return spsc_room(end, want);
 }
 
-/* ---- the consumer -------------------------------------------------------- */
+/* ---- the consumer --------------------------------------------------------- */
 
 static inline bool spsc_consumer_attach(struct spsc_end *end)
 {
@@ -227,7 +227,7 @@ static inline int64_t spsc_await_message(struct spsc_end *end)
     return spsc_ready(end, 1);
 }
 
-/* ---- fixed-size messages --------------------------------------------------- */
+/* ---- fixed-size messages -------------------------------------------------- */
 
 /* Copy whole slots in at `index`, in one piece or two. */
 static inline void spsc_fill(struct spsc_end *end, uint32_t index, const uint8_t *from,
@@ -251,7 +251,7 @@ static inline void spsc_copy(const struct spsc_end *end, uint32_t index, uint8_t
     memcpy(to + split, end->data, (size_t)(count - first) * end->unit_size);
 }
 
-/* ---- records ---------------------------------------------------------------- */
+/* ---- records -------------------------------------------------------------- */
 
 struct spsc_record {
     uint32_t length;

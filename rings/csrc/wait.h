@@ -27,6 +27,7 @@ enum { SPIN_MISSES = 4, SPIN_SKIP = 64, SPIN_LOOKS = 16 };
 #define SPIN_FOREVER UINT64_MAX /* the `busy` strategy */
 #define NO_DEADLINE UINT64_MAX
 #define WAIT_SLICE_NS 1000000000u /* a signal between look and sleep waits this long */
+#define BUSY_SLICE_NS 10000000u   /* and between two looks at hangup_fd when never asleep */
 
 struct spin {
     uint64_t max_ns; /* 0: never spin */
@@ -80,7 +81,7 @@ static inline void spin_missed(struct spin *spin)
 static inline int64_t wait_spin(const struct waiter *waiter, uint64_t deadline_ns)
 {
     uint64_t start = now_ns(), now = start;
-    uint64_t limit = waiter->spin->max_ns == SPIN_FOREVER ? start + WAIT_SLICE_NS
+    uint64_t limit = waiter->spin->max_ns == SPIN_FOREVER ? start + BUSY_SLICE_NS
                                                           : start + waiter->spin->max_ns;
     if (limit > deadline_ns)
         limit = deadline_ns;
@@ -135,6 +136,17 @@ static inline enum wait_result wait_sleep(const struct waiter *waiter, uint64_t 
     return WAIT_INTERRUPTED;
 }
 
+/* A slice of `busy` is over: the peer may be gone. */
+static inline enum wait_result wait_busy(const struct waiter *waiter, uint64_t deadline_ns)
+{
+    struct pollfd fd = {.fd = waiter->hangup_fd, .events = POLLIN | POLLRDHUP};
+    if (waiter->hangup_fd >= 0 && poll(&fd, 1, 0) > 0) {
+        int64_t ready = waiter->look(waiter->ring);
+        return ready != 0 ? wait_verdict(ready) : WAIT_HUNG_UP;
+    }
+    return now_ns() >= deadline_ns ? WAIT_TIMED_OUT : WAIT_INTERRUPTED;
+}
+
 /* Wait until `look` finds something.  Call again on WAIT_INTERRUPTED. */
 static inline enum wait_result wait_once(const struct waiter *waiter, uint64_t deadline_ns)
 {
@@ -142,7 +154,7 @@ static inline enum wait_result wait_once(const struct waiter *waiter, uint64_t d
     if (ready == 0 && spin_allowed(waiter->spin))
         ready = wait_spin(waiter, deadline_ns);
     if (ready == 0 && waiter->spin != NULL && waiter->spin->max_ns == SPIN_FOREVER)
-        return now_ns() >= deadline_ns ? WAIT_TIMED_OUT : WAIT_INTERRUPTED;
+        return wait_busy(waiter, deadline_ns);
     if (ready == 0)
         ready = waiter->final_check(waiter->ring);
     if (ready != 0)

@@ -17,7 +17,8 @@
  * Announce, look again, only then sleep: publish is a full-barrier store and
  * then a look at the peer's event word; the final check is a full-barrier store
  * of the event word and then a look at the peer's producer index.  One of the
- * two always sees the other (tests/model/notify.pml).
+ * two always sees the other (tests/model/notify.pml): request-announced pairs with
+ * request-awaited, response-announced with response-awaited.
  *
  * Source: Xen, xen/include/public/io/ring.h (Deegan and Warfield, 2004).
  * Offsets: docs/LAYOUT.md.
@@ -101,7 +102,8 @@ static inline bool xen_bind(struct xen_ring *ring, void *base, size_t size,
     return true;
 }
 
-/* Write a fresh header: the creator does this once, before anyone attaches. */
+/* Write a fresh header: the creator does this once, before anyone attaches.  What
+ * hands the memory over (a region's magic, a socket) publishes it. */
 static inline void xen_init(struct xen_ring *ring, enum ring_layout layout, uint32_t start)
 {
     uint8_t *base = ring->slots - xen_header_size(layout);
@@ -109,7 +111,7 @@ static inline void xen_init(struct xen_ring *ring, enum ring_layout layout, uint
     store_relaxed(ring->req_prod, start);
     store_relaxed(ring->rsp_prod, start);
     store_relaxed(ring->req_event, start + 1);
-    store_release(ring->rsp_event, start + 1);
+    store_relaxed(ring->rsp_event, start + 1);
 }
 
 static inline uint8_t *xen_slot(const struct xen_ring *ring, uint32_t index)
@@ -213,7 +215,8 @@ static inline void xen_front_release(struct xen_front *front, uint32_t count)
     store_release(&front->rsp_cons, load_relaxed(&front->rsp_cons) + count);
 }
 
-/* Ask to be told of the next response, and look once more: ready count or -1. */
+/* Ask to be told of the next response, and look once more: ready count or -1.  One
+ * thread at a time: an older `cons` stored later would disarm a sleeper. */
 static inline int64_t xen_front_final_check(struct xen_front *front)
 {
     int64_t ready = xen_front_ready(front);

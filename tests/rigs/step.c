@@ -10,11 +10,9 @@
  * Exit status: 0 all good, 1 any failure (counted in the report), 9 rig trouble.
  */
 #include "rig.h"
+#include "trace.h"
 
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
-
-enum { SLOTS = 4, MAX_STEPS = 20000, MAX_IDS = 64, OWN_ID = 50 };
+enum { SLOTS = 4, MAX_IDS = 64, OWN_ID = 50 };
 enum { PUT = 0, GET = 1 };
 
 /* What a victim did, in shared memory: its parent reads it after the kill. */
@@ -44,24 +42,12 @@ static void call_once(struct mpmc_member *member, int call, uint32_t who)
     struct diary *diary = &diaries[who];
     uint8_t message[RIG_SLOT_SIZE];
     uint32_t length = rig_fill(message, 0, OWN_ID + who);
-    __asm__ volatile("int3" ::: "memory");
+    trace_mark();
     if (call == PUT)
         diary->result = mpmc_put(member, &at, message, length);
     else
         diary->result = mpmc_get(member, &at, diary->message, &diary->length);
-    __asm__ volatile("int3" ::: "memory");
-}
-
-/* Wait for the next stop: 1 a step, 2 one of the two marks, 0 it has ended. */
-static int next_stop(pid_t pid)
-{
-    int status;
-    siginfo_t info;
-    if (waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status))
-        return 0;
-    if (ptrace(PTRACE_GETSIGINFO, pid, NULL, &info) < 0)
-        return 0;
-    return info.si_code == SI_KERNEL ? 2 : 1;
+    trace_mark();
 }
 
 /* A victim stopped before the first instruction of its call. */
@@ -82,26 +68,6 @@ static pid_t start_victim(int call, uint32_t who)
     if (next_stop(pid) != 2)
         rig_die("victim");
     return pid;
-}
-
-/* Up to `steps` instructions; how many there were before the call ended. */
-static int step(pid_t pid, int steps)
-{
-    for (int done = 0; done < steps; done++) {
-        if (ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) < 0)
-            rig_die("step");
-        if (next_stop(pid) != 1)
-            return done;
-    }
-    return steps;
-}
-
-static void bury(pid_t pid)
-{
-    int status;
-    kill(pid, SIGKILL);
-    while (waitpid(pid, &status, 0) == pid && WIFSTOPPED(status))
-        ;
 }
 
 static void fill_ring(struct mpmc_member *member, uint32_t fill)
@@ -250,6 +216,7 @@ int main(int argc, char **argv)
     diaries = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (diaries == MAP_FAILED)
         rig_die("mmap");
+    trace_pin();
     if (strcmp(argv[1], "all") == 0)
         every_pair(start, atoi(argv[3]), atoi(argv[4]));
     else

@@ -1,0 +1,164 @@
+/* Getting messages out of an MPMC ring: one, many, and records of one buffer. */
+#include "py_mpmc.h"
+
+static enum mpmc_result peek_run(Mpmc *self, struct run *run, uint32_t *length)
+{
+    do
+        run->result = mpmc_peek(&self->member, &run->at, length);
+    while (run->result == MPMC_STALLED && mpmc_unstall(&self->member, MPMC_GET, run->at));
+    return run->result;
+}
+
+/* A bytes object of `length`: `*spare` if it fits, else a new one. */
+static PyObject *bytes_of(PyObject **spare, uint32_t length)
+{
+    PyObject *bytes = *spare;
+    *spare = NULL;
+    if (bytes != NULL && PyBytes_Size(bytes) == (Py_ssize_t)length)
+        return bytes;
+    Py_XDECREF(bytes);
+    return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+}
+
+/* The next message of a run, or NULL: `run->result` says why, or an error is set. */
+static PyObject *get_run(Mpmc *self, struct run *run)
+{
+    PyObject *spare = NULL;
+    uint32_t length;
+    while (peek_run(self, run, &length) == MPMC_OK) {
+        PyObject *bytes = bytes_of(&spare, length);
+        if (bytes == NULL)
+            return NULL;
+        if (mpmc_get_at(&self->member, run->at, PyBytes_AsString(bytes), length))
+            return bytes;
+        spare = bytes;
+    }
+    Py_XDECREF(spare);
+    return NULL;
+}
+
+static PyObject *get_once(Mpmc *self, struct run *run)
+{
+    *run = (struct run){.at = mpmc_index(&self->member.ring, MPMC_GET)};
+    PyObject *message = get_run(self, run);
+    if (message != NULL) {
+        run_goes_on(run);
+        run_end(self, MPMC_GET, run);
+    }
+    return message;
+}
+
+PyObject *member_try_get(Mpmc *self, PyObject *unused)
+{
+    struct run run;
+    if (member_check(self) < 0)
+        return NULL;
+    PyObject *message = get_once(self, &run);
+    if (message != NULL || PyErr_Occurred())
+        return message;
+    return run.result < 0 ? member_raise(run.result) : py_none();
+}
+
+static PyObject *get_waiting(Mpmc *self, uint64_t deadline_ns)
+{
+    for (;;) {
+        struct run run;
+        PyObject *message = get_once(self, &run);
+        if (message != NULL || PyErr_Occurred())
+            return message;
+        if (run.result < 0)
+            return member_raise(run.result);
+        if (member_wait(self, MPMC_GET, run.result, deadline_ns) < 0)
+            return NULL;
+    }
+}
+
+PyObject *member_get(Mpmc *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"timeout", NULL};
+    PyObject *timeout = NULL;
+    uint64_t deadline_ns;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O", names, &timeout) ||
+        py_deadline(timeout, &deadline_ns) < 0 || member_check(self) < 0)
+        return NULL;
+    return get_waiting(self, deadline_ns);
+}
+
+static PyObject *get_list(Mpmc *self, Py_ssize_t count, struct run *run)
+{
+    PyObject *list = PyList_New(count);
+    while (list != NULL && run->done < count) {
+        PyObject *message = get_run(self, run);
+        if (message == NULL)
+            break;
+        PyList_SetItem(list, run->done, message);
+        run_goes_on(run);
+    }
+    if (list != NULL && run->done < count)
+        PyList_SetSlice(list, run->done, count, NULL);
+    return list;
+}
+
+PyObject *member_get_many(Mpmc *self, PyObject *limit)
+{
+    Py_ssize_t count = PyLong_AsSsize_t(limit);
+    if ((count == -1 && PyErr_Occurred()) || member_check(self) < 0)
+        return NULL;
+    if (count < 1)
+        return PyErr_Format(PyExc_ValueError, "limit must be 1 or more, not %zd", count);
+    Py_ssize_t size = (Py_ssize_t)mpmc_size(&self->member.ring);
+    if (count > size)
+        count = size ? size : 1;
+    struct run run = {.at = mpmc_index(&self->member.ring, MPMC_GET)};
+    PyObject *list = get_list(self, count, &run);
+    run_end(self, MPMC_GET, &run);
+    if (list == NULL || run.done > 0)
+        PyErr_Clear();
+    if (list != NULL && run.done == 0 && (run.result < 0 || PyErr_Occurred())) {
+        Py_DECREF(list);
+        return run.result < 0 ? member_raise(run.result) : NULL;
+    }
+    return list;
+}
+
+/* Copy messages of just `size` bytes; -1 raised if the first is of another size. */
+static int get_into(Mpmc *self, struct run *run, Py_buffer *out, Py_ssize_t size)
+{
+    char *record = out->buf;
+    uint32_t length;
+    for (Py_ssize_t left = out->len / size; left > 0;) {
+        if (peek_run(self, run, &length) != MPMC_OK)
+            return 0;
+        if ((Py_ssize_t)length != size && run->done == 0) {
+            PyErr_Format(PyExc_ValueError,
+                         "the next message has %u bytes, not %zd: take it with get()", length,
+                         size);
+            return -1;
+        }
+        if ((Py_ssize_t)length != size)
+            return 0;
+        if (!mpmc_get_at(&self->member, run->at, record, length))
+            continue;
+        record += size;
+        left--;
+        run_goes_on(run);
+    }
+    return 0;
+}
+
+PyObject *member_get_records(Mpmc *self, PyObject *args)
+{
+    Py_buffer records;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "w*n", &records, &size))
+        return NULL;
+    if (member_check(self) < 0 || member_record_size(self, &records, size) < 0) {
+        PyBuffer_Release(&records);
+        return NULL;
+    }
+    struct run run = {.at = mpmc_index(&self->member.ring, MPMC_GET)};
+    int rc = get_into(self, &run, &records, size);
+    run_end(self, MPMC_GET, &run);
+    PyBuffer_Release(&records);
+    return rc < 0 ? NULL : run_count(&run);
+}

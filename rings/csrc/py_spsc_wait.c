@@ -1,0 +1,211 @@
+/* Waiting for the other end, and noticing that it is gone.
+ *
+ * A sleeper polls its eventfd and a pidfd of the other end's owner.  While there is
+ * no owner to watch, or it never polls, it looks again every ABSENT_SLICE_NS.
+ */
+#include "py_spsc.h"
+
+#define ABSENT_SLICE_NS 100000000u
+
+/* ---- the peer ------------------------------------------------------------- */
+
+void spsc_forget_peer(struct py_spsc *self)
+{
+    if (self->peer_pidfd >= 0)
+        close(self->peer_pidfd);
+    self->peer_pidfd = -1;
+}
+
+/* Learn who holds the other end now, if that has changed. */
+static void meet_peer(struct py_spsc *self)
+{
+    uint64_t owner = atomic_load(&self->theirs->owner);
+    if (owner == self->peer)
+        return;
+    spsc_forget_peer(self);
+    self->peer = owner;
+    if (!owner_is_process(owner)) {
+        self->peer_state = owner == OWNER_CLOSED ? PEER_CLOSED : PEER_ABSENT;
+        return;
+    }
+    int pidfd = owner_pidfd(owner);
+    self->peer_state = pidfd == PIDFD_DEAD ? PEER_DEAD : PEER_ALIVE;
+    self->peer_pidfd = pidfd < 0 ? -1 : pidfd;
+}
+
+/* Look at the other end's owner once more, the one we cannot be told about included. */
+static void check_peer(struct py_spsc *self)
+{
+    meet_peer(self);
+    if (self->peer_state != PEER_ALIVE)
+        return;
+    bool dead = self->peer_pidfd >= 0 ? pidfd_is_dead(self->peer_pidfd)
+                                      : owner_is_dead(self->peer);
+    if (dead)
+        self->peer_state = PEER_DEAD;
+}
+
+static int raise_gone(struct py_spsc *self)
+{
+    const char *peer = self->producer ? "consumer" : "producer";
+    unsigned pid = owner_pid(self->peer);
+    if (self->peer_state == PEER_DEAD)
+        py_raise("BrokenError",
+                 "the %s (pid %u) died; what it published is delivered; start another and wait "
+                 "again", peer, pid);
+    else if (self->producer)
+        py_raise("BrokenError", "the consumer closed its end and the ring is full; start "
+                                "another consumer and put again");
+    else
+        py_raise("ShutDown", "the producer closed its end and every message was taken");
+    return -1;
+}
+
+void spsc_raise_timeout(struct py_spsc *self)
+{
+    static const char *const states[] = {"not attached yet", "alive", "closed", "dead"};
+    check_peer(self);
+    PyErr_Format(PyExc_TimeoutError, "%s in time: the %s is pid %u (%s), %u of %u units are used",
+                 self->producer ? "no room" : "no message",
+                 self->producer ? "consumer" : "producer",
+                 (unsigned)owner_pid(self->peer), states[self->peer_state],
+                 load_relaxed(&self->end.header->prod) - load_relaxed(&self->end.header->cons),
+                 (unsigned)self->end.units);
+}
+
+/* ---- sleeping ------------------------------------------------------------- */
+
+static int64_t units_there(struct py_spsc *self)
+{
+    int64_t units = self->producer ? spsc_room(&self->end, self->want)
+                                   : spsc_ready(&self->end, self->want);
+    return units < 0 ? -1 : units >= self->want;
+}
+
+static bool disturbed(struct py_spsc *self)
+{
+    return atomic_load_explicit(&self->closing, memory_order_relaxed) ||
+           atomic_load_explicit(&self->theirs->owner, memory_order_acquire) != self->peer;
+}
+
+static int64_t look(void *ring)
+{
+    int64_t there = units_there(ring);
+    return there != 0 ? there : disturbed(ring);
+}
+
+static int64_t announce(void *ring)
+{
+    struct py_spsc *self = ring;
+    int64_t units = self->producer ? spsc_await_room(&self->end, self->want)
+                                   : spsc_await_message(&self->end);
+    if (units < 0)
+        return -1;
+    return units >= self->want || disturbed(self);
+}
+
+static int sleep_on(struct py_spsc *self, const struct waiter *waiter, uint64_t deadline_ns)
+{
+    self->stops |= STOP_BUSY;
+    int result = py_wait(waiter, deadline_ns);
+    self->stops &= ~STOP_BUSY;
+    if (self->stops == 0)
+        return result;
+    if (!PyErr_Occurred())
+        spsc_refuse(self);
+    return -1;
+}
+
+static int sleep_slice(struct py_spsc *self, uint64_t deadline_ns)
+{
+    struct waiter waiter = {.ring = self, .look = look, .final_check = announce,
+                            .spin = &self->spin, .event_fd = self->wait_fd,
+                            .hangup_fd = self->peer_pidfd};
+    bool watched = self->peer_pidfd >= 0 && self->spin.max_ns != SPIN_FOREVER;
+    uint64_t slice = now_ns() + ABSENT_SLICE_NS;
+    return sleep_on(self, &waiter, watched || slice > deadline_ns ? deadline_ns : slice);
+}
+
+int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
+{
+    uint64_t deadline_ns;
+    if (py_deadline(timeout_s, &deadline_ns) < 0)
+        return -1;
+    self->want = want;
+    self->waited++;
+    for (;;) {
+        meet_peer(self);
+        int64_t there = units_there(self);
+        if (there < 0)
+            return spsc_raise_broken(self), -1;
+        if (there > 0)
+            return 1;
+        if (self->peer_state == PEER_CLOSED || self->peer_state == PEER_DEAD)
+            return raise_gone(self);
+        int result = sleep_slice(self, deadline_ns);
+        if (result < 0)
+            return -1;
+        if (result == WAIT_HUNG_UP || result == WAIT_TIMED_OUT)
+            check_peer(self);
+        if (result == WAIT_TIMED_OUT && now_ns() >= deadline_ns)
+            return units_there(self) > 0;
+    }
+}
+
+static int64_t look_peer(void *ring)
+{
+    return disturbed(ring);
+}
+
+/* Sleep until another owner takes the other end, a slice is over or the time is. */
+static int sleep_for_peer(struct py_spsc *self, uint64_t deadline_ns)
+{
+    struct waiter waiter = {.ring = self, .look = look_peer, .final_check = look_peer,
+                            .event_fd = self->wait_fd, .hangup_fd = -1};
+    uint64_t slice = now_ns() + ABSENT_SLICE_NS;
+    return sleep_on(self, &waiter, slice > deadline_ns ? deadline_ns : slice);
+}
+
+PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[2] = {"timeout", NULL};
+    struct py_spsc *self = (struct py_spsc *)op;
+    PyObject *given[2];
+    uint64_t deadline_ns;
+    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) || !spsc_usable(self) ||
+        py_deadline(given[0], &deadline_ns) < 0)
+        return NULL;
+    for (;;) {
+        check_peer(self);
+        /* One that came and went may have left messages. */
+        bool left = !self->producer && spsc_ready(&self->end, 1) != 0;
+        if (self->peer_state == PEER_ALIVE || left)
+            return PyLong_FromUnsignedLong(owner_pid(self->peer));
+        if (now_ns() >= deadline_ns)
+            return spsc_raise_timeout(self), NULL;
+        if (sleep_for_peer(self, deadline_ns) < 0)
+            return NULL;
+    }
+}
+
+PyObject *spsc_arm(PyObject *op, PyObject *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (!spsc_usable(self))
+        return NULL;
+    self->want = 1;
+    check_peer(self);
+    int64_t ready = announce(self);
+    if (ready < 0)
+        return spsc_raise_broken(self);
+    return PyBool_FromLong(ready > 0 || self->peer_state >= PEER_CLOSED);
+}
+
+PyObject *spsc_clear(PyObject *op, PyObject *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (!spsc_usable(self))
+        return NULL;
+    event_drain(self->wait_fd);
+    return py_none();
+}

@@ -1,0 +1,181 @@
+/* Kill rig: a producer and a consumer that SIGKILL themselves at any store.
+ *
+ * Numbers ascend for ever, whoever is the producer: `next` counts them before they
+ * are used.  The consumer notes what it sees before it releases, so a message may
+ * be seen again by the successor of one that died in between, and by nobody else.
+ * What a put returned for must be seen; at the end the ring must be as good as new.
+ *
+ *   spsc_fault KILLS START SEED RECORDS(0|1)
+ *
+ * Exit status: 0 all good, 1 something lost, torn or twice, 2 stuck, 9 rig trouble.
+ */
+#include "faults.h"
+
+#include "spsc_rig.h"
+
+enum { UNITS = 16, MESSAGES = 1 << 26 };
+enum { ACKNOWLEDGED = 1, SEEN = 2 };
+
+struct shared {
+    shared_u32 next; /* number of the next message */
+    shared_u32 last; /* number seen last */
+    shared_u32 held; /* first number of the batch that was seen last */
+    _Atomic uint8_t fates[MESSAGES];
+};
+
+static struct shared *shared;
+static bool records;
+
+static void note(uint32_t number, uint8_t fate)
+{
+    atomic_fetch_or_explicit(&shared->fates[number % MESSAGES], fate, memory_order_seq_cst);
+}
+
+static void count(shared_u32 *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+static void moved(void)
+{
+    atomic_fetch_add_explicit(&storm->moves, 1, memory_order_relaxed);
+}
+
+static void take(struct spsc_end *end, bool producer)
+{
+    if (!rig_take(end, shared_base, records, producer, owner_self()))
+        for (;;) /* never ours: survivors will see that nothing moves */
+            pause();
+}
+
+/* ---- the producer ------------------------------------------------------------------ */
+
+static void put(struct spsc_end *end, uint64_t *seed)
+{
+    uint32_t number = load_relaxed(&shared->next);
+    uint32_t n = records ? 1 : 1 + (uint32_t)(rig_random(seed) % RIG_BATCH);
+    struct batch batch;
+    rig_make(&batch, number, n);
+    uint32_t units = rig_need(end, &batch);
+    for (int64_t room; (room = spsc_room(end, units)) < units; sched_yield())
+        if (room < 0 || spsc_await_room(end, units) < 0)
+            rig_give_up(&storm->wrong);
+    /* Stored first: a killed call's numbers are never used again. */
+    store_relaxed(&shared->next, number + n);
+    rig_put(end, &batch, units);
+    for (uint32_t i = 0; i < n; i++)
+        note(number + i, ACKNOWLEDGED);
+    moved();
+}
+
+/* ---- the consumer ------------------------------------------------------------------ */
+
+struct life {
+    uint32_t first; /* what the one before may have seen and not released */
+    uint32_t last;
+    uint32_t mine; /* number I saw last */
+};
+
+static void see(struct life *life, uint32_t number)
+{
+    if (number <= life->mine)
+        count(&storm->twice);
+    else if (number > life->last)
+        store_relaxed(&shared->last, number);
+    else
+        count(number >= life->first ? &storm->again : &storm->twice);
+    life->mine = number;
+    note(number, SEEN);
+}
+
+static void get(struct spsc_end *end, struct life *life, uint64_t *seed)
+{
+    uint8_t messages[RIG_BATCH * RIG_SLOT_SIZE];
+    uint32_t lengths[RIG_BATCH], numbers[RIG_BATCH], units;
+    int64_t ready;
+    for (; (ready = spsc_ready(end, 1)) < 1; sched_yield())
+        if (ready < 0 || spsc_await_message(end) < 0)
+            rig_give_up(&storm->wrong);
+    int n = rig_peek(end, (uint32_t)ready, 1 + (int)(rig_random(seed) % RIG_BATCH), messages,
+                     lengths, &units);
+    for (int i = 0; i < n; i++)
+        if (!rig_is_whole(end, messages + i * RIG_SLOT_SIZE, lengths[i], &numbers[i]))
+            n = -1;
+    if (n < 0)
+        rig_give_up(&storm->torn);
+    store_relaxed(&shared->held, numbers[0]);
+    for (int i = 0; i < n; i++)
+        see(life, numbers[i]);
+    spsc_release(end, units);
+    moved();
+}
+
+/* ---- the storm --------------------------------------------------------------------- */
+
+static void work(uint32_t worker, uint64_t seed)
+{
+    struct spsc_end end;
+    struct life life = {load_relaxed(&shared->held), load_relaxed(&shared->last), 0};
+    bool producer = worker == 0;
+    take(&end, producer);
+    while (rig_random(&seed) % 200 != 0) {
+        if (producer)
+            put(&end, &seed);
+        else
+            get(&end, &life, &seed);
+    }
+    struct spsc_header *header = end.header;
+    owner_give_back(producer ? &header->producer : &header->consumer, owner_self());
+    fatal_count = 1;
+    rig_fault("work", __LINE__);
+}
+
+/* Everything that was acknowledged must have been seen or be there still. */
+static uint32_t count_missing(struct spsc_end *consumer)
+{
+    struct life life = {load_relaxed(&shared->held), load_relaxed(&shared->last), 0};
+    uint64_t seed = 1;
+    uint32_t missing = 0;
+    while (spsc_ready(consumer, 1) > 0)
+        get(consumer, &life, &seed);
+    for (uint32_t i = 0; i < MESSAGES && i < load_relaxed(&shared->next); i++)
+        missing += shared->fates[i] == ACKNOWLEDGED;
+    return missing;
+}
+
+static int report(bool stuck, uint32_t missing, bool whole)
+{
+    printf("{\"moves\": %lu, \"messages\": %u, \"torn\": %u, \"twice\": %u, \"again\": %u, "
+           "\"wrong\": %u, \"missing\": %u, \"whole\": %d, \"stuck\": %d, ",
+           storm->moves, shared->next - 1, storm->torn, storm->twice, storm->again,
+           storm->wrong, missing, whole, stuck);
+    print_kills();
+    printf("}\n");
+    if (stuck)
+        return 2;
+    return storm->torn || storm->twice || storm->wrong || missing || !whole;
+}
+
+int main(int argc, char **argv)
+{
+    struct spsc_end producer, consumer;
+    if (argc != 5)
+        return 9;
+    records = atoi(argv[4]);
+    storm = rig_map(sizeof *storm);
+    shared = rig_map(sizeof *shared);
+    shared_size = rig_size(UNITS, records);
+    shared_base = rig_map(shared_size);
+    rig_init(shared_base, UNITS, records, (uint32_t)strtoul(argv[2], NULL, 0));
+    store_relaxed(&shared->next, 1);
+    bool stuck = !run_storm(work, 2, (uint32_t)atoi(argv[1]), strtoull(argv[3], NULL, 0));
+    if (stuck || storm->torn || storm->wrong)
+        return report(stuck, 0, false);
+    watch_the_end();
+    uint64_t self = owner_self();
+    if (!rig_take(&producer, shared_base, records, true, self) ||
+        !rig_take(&consumer, shared_base, records, false, self))
+        return report(true, 0, false);
+    uint32_t missing = count_missing(&consumer);
+    return report(false, missing, rig_capacity_is_whole(&producer, &consumer));
+}

@@ -1,0 +1,165 @@
+"""The frontend's C core without Python: several threads, a lying back, and mutants.
+
+Each mutant weakens one line of front.h and must be noticed by the mode named with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import rings
+
+HEADERS = Path(rings.__file__).with_name("csrc")
+SOURCE = Path(__file__).with_name("sanitize") / "front_threads.c"
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-pthread", "-g", "-O1"]
+THREAD = ["-fsanitize=thread", "-fno-builtin"]  # an inlined memcpy is not seen
+ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+STARTS = [0, 2**31 - 2, 2**32 - 2]
+TSAN_REPORTED = 66
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+
+class Mutant(NamedTuple):
+    """One weakened line of front.h, and what must notice it."""
+
+    name: str
+    sanitizer: list[str]
+    mode: str
+    line: str
+    weaker: str
+
+
+MUTANTS = [
+    Mutant(
+        "an answer is given relaxed",
+        THREAD,
+        "poll",
+        "atomic_store_explicit(&call->answer->done, true, memory_order_release);",
+        "atomic_store_explicit(&call->answer->done, true, memory_order_relaxed);",
+    ),
+    Mutant(
+        "two threads lead",
+        THREAD,
+        "poll",
+        "front->leading ? front_follow(front, deadline_ns)",
+        "false ? front_follow(front, deadline_ns)",
+    ),
+    Mutant(
+        "answers are handed out without the mutex",
+        THREAD,
+        "poll",
+        "    pthread_mutex_lock(&front->mutex);\n    front_dispatch(front);",
+        "    front_dispatch(front);\n    pthread_mutex_lock(&front->mutex);",
+    ),
+    Mutant(
+        "an entry's index is believed",
+        ADDRESS,
+        "lie",
+        "if (index >= front->nr_calls)",
+        "if (false)",
+    ),
+    Mutant(
+        "an entry keeps its generation",
+        ADDRESS,
+        "lie",
+        "if (call->generation != (uint32_t)(response->id >> 32))",
+        "if (false)",
+    ),
+    Mutant(
+        "more than was asked is believed",
+        ADDRESS,
+        "lie",
+        "if (response->result > 0 && (uint64_t)response->result > call->length)",
+        "if (false)",
+    ),
+    Mutant(
+        "an entry is taken that is not free",
+        ADDRESS,
+        "poll",
+        "if (front->nr_free == 0 || xen_front_credit(&front->ring) == 0)",
+        "if (xen_front_credit(&front->ring) == 0)",
+    ),
+]
+
+
+def build(folder: Path, sanitizer: list[str], mutant: Mutant | None = None) -> Path:
+    copy = folder / "csrc"
+    copy.mkdir()
+    for header in HEADERS.glob("*.h"):
+        shutil.copy(header, copy)
+    if mutant:
+        text = (copy / "front.h").read_text()
+        assert text.count(mutant.line) == 1, f"{mutant.line!r} is not there once"
+        (copy / "front.h").write_text(text.replace(mutant.line, mutant.weaker))
+    strict = [] if mutant else ["-Werror"]
+    command = ["gcc", *FLAGS, *strict, *sanitizer, f"-I{copy}", str(SOURCE)]
+    program = folder / "front_threads"
+    subprocess.run([*command, "-o", str(program)], check=True)
+    return program
+
+
+def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    options = f"halt_on_error=1 exitcode={TSAN_REPORTED}"
+    return subprocess.run(
+        [str(program), *map(str, arguments)],
+        env={**os.environ, "TSAN_OPTIONS": options},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module", params=[THREAD, ADDRESS], ids=["thread", "address"])
+def program(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("front")
+    require(folder, request.param)
+    return build(folder, request.param)
+
+
+def require(folder: Path, sanitizer: list[str]) -> None:
+    """Skip where gcc has no such runtime, or this kernel does not run it."""
+    (folder / "probe.c").write_text("int main(void) { return 0; }\n")
+    command = ["gcc", *sanitizer, str(folder / "probe.c"), "-o", str(folder / "probe")]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip(f"gcc has no runtime for {sanitizer[0]}")
+    if run(folder / "probe").returncode:
+        pytest.skip(f"a program with {sanitizer[0]} does not run here")
+
+
+@pytest.mark.parametrize("first", STARTS)
+@pytest.mark.parametrize("mode", ["poll", "sleep", "lie"])
+def test_a_shared_front_is_clean(program: Path, mode: str, first: int) -> None:
+    done = run(program, mode, 300, first)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert not done.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_a_shared_front_is_clean_for_longer(program: Path) -> None:
+    for turn in range(20):
+        for mode in ("poll", "sleep"):
+            done = run(program, mode, 10_000, turn * 2**28)
+            assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[each.name for each in MUTANTS])
+def test_each_weakened_line_is_noticed(tmp_path: Path, mutant: Mutant) -> None:
+    require(tmp_path, mutant.sanitizer)
+    program = build(tmp_path, mutant.sanitizer, mutant)
+    for _ in range(3):
+        done = run(program, mutant.mode, 3000, 2**32 - 2)
+        if done.returncode:
+            break
+    assert done.returncode, "the mutant went unnoticed"
+    if mutant.sanitizer is THREAD:
+        assert "WARNING: ThreadSanitizer" in done.stderr

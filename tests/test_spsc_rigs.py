@@ -1,0 +1,140 @@
+"""Kill rigs of the rings with one producer, each with controls that must fail.
+
+The programs in rigs/ run over the headers that are shipped: killed at any store of
+taking an end over, putting, getting and announcing sleep, or at any instruction.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from tests.rigging import PLAIN, compile_rig, run_rig
+
+WRAP = 2**32 - 3
+SECONDS = float(os.environ.get("RINGS_STEP_SECONDS", "2"))
+KILLS = int(os.environ.get("RINGS_KILLS", "10000"))
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Compile a rig, with changes to headers of ours if wanted; once each."""
+    made = {}
+
+    def build(name, changes=(), define=()):
+        key = (name, changes, define)
+        if key not in made:
+            place = tmp_path_factory.mktemp(name)
+            made[key] = compile_rig(place, name, [*PLAIN, *define], changes)
+        return made[key]
+
+    return build
+
+
+ALL_STORES = {
+    "owner_give_back", "owner_take", "spsc_await_message", "spsc_await_room",
+    "spsc_publish", "spsc_release",
+}  # fmt: skip
+
+
+# -- killed at every store ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("records", [False, True], ids=["slots", "records"])
+def test_killed_at_every_store(build, records):
+    counts = run_rig(build("spsc_fault"), KILLS // 2, WRAP, 7, int(records))
+    stores = ALL_STORES | ({"spsc_record_mark"} if records else {"spsc_fill"})
+    assert stores <= counts["kills"].keys(), "a store that nobody died at"
+    assert sum(counts["kills"].values()) >= KILLS // 2
+    assert counts["again"] > 0, "nobody died between looking and releasing"
+    assert counts["messages"] > 1000
+
+
+RESETS = (
+    "spsc.h",
+    "end->index = load_acquire(&end->header->prod);",
+    """store_relaxed(&end->header->prod, load_relaxed(&end->header->cons));
+    end->index = load_acquire(&end->header->prod);""",
+)
+SKIPS = (
+    "spsc.h",
+    "end->index = load_acquire(&end->header->cons);",
+    "end->index = load_acquire(&end->header->prod);",
+)
+GUESSES = (
+    "spsc.h",
+    "end->index = load_acquire(&end->header->prod);",
+    "end->index = load_acquire(&end->header->prod) + 1;",
+)
+BUSY_FLAG = (
+    "spsc.h",
+    "store_seq_cst(&end->header->prod, new);",
+    """while (atomic_exchange(&end->header->producer.lost, 1) != 0)
+        cpu_relax();
+    store_seq_cst(&end->header->prod, new);
+    atomic_store(&end->header->producer.lost, 0);""",
+)
+NO_HEIRS = (
+    "owner.h",
+    "owner_is_process(owner) && !owner_is_dead(owner)",
+    "owner_is_process(owner)",
+)
+
+#: What is broken, the exit status, and what the rig finds.
+BROKEN = {
+    "the successor drops what was published": (RESETS, 1, "missing"),
+    "the successor skips what was not taken": (SKIPS, 1, "missing"),
+    "the successor begins one further": (GUESSES, 1, "torn"),
+    "publish holds a lock": (BUSY_FLAG, 2, "stuck"),
+    "nobody inherits": (NO_HEIRS, 2, "stuck"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_control_a_broken_ring_fails_at_some_store(build, what):
+    change, status, finding = BROKEN[what]
+    counts = run_rig(build("spsc_fault", (change,)), 500, 0, 7, 0, status=status)
+    assert counts[finding] > 0
+
+
+@pytest.mark.parametrize("records", [False, True], ids=["slots", "records"])
+def test_control_published_before_filled_is_torn(build, records):
+    program = build("spsc_fault", (), ("-DPUBLISH_FIRST",))
+    counts = run_rig(program, 500, 0, 7, int(records), status=1)
+    assert counts["torn"] + counts["twice"] > 0
+
+
+# -- killed at any instruction --------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [0, 2**31 - 2, WRAP])
+def test_killed_at_sampled_instructions(build, start):
+    counts = run_rig(build("spsc_step"), SECONDS, start, 11)
+    assert counts["injections"] > 20
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_killed_at_every_pair_of_instructions(build):
+    stride = int(os.environ.get("RINGS_STRIDE", "1"))
+    counts = run_rig(build("spsc_step"), "all", WRAP, stride, timeout=None)
+    print(counts)
+    assert min(counts["again"], counts["unacknowledged"]) > 0
+
+
+STEPPED = {
+    "the successor drops what was published": ((RESETS,), (), "lost"),
+    "published before filled": ((), ("-DPUBLISH_FIRST",), "torn"),
+    "nobody inherits": ((NO_HEIRS,), (), "stuck"),
+}
+
+
+@pytest.mark.parametrize("what", STEPPED)
+def test_control_a_broken_ring_fails_at_some_instruction(build, what):
+    changes, define, finding = STEPPED[what]
+    counts = run_rig(build("spsc_step", changes, define), 1.5, 0, 11, status=1)
+    assert counts[finding] > 0
