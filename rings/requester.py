@@ -239,11 +239,7 @@ class Requester:
 
     def cancel(self, handle: Handle, timeout: float | None) -> None:
         """Ask the daemon to cancel a request; OSError is its answer."""
-        self.call_cancel(handle.id, timeout)
-
-    def call_cancel(self, number: int, timeout: float | None) -> None:
-        """Cancel the request of that id."""
-        self.submit(layout.OP_CANCEL, number, 0, None, 0).result(timeout)
+        self.submit(layout.OP_CANCEL, handle.id, 0, None, 0).result(timeout)
 
     def poll(self) -> None:
         """Unpin what was answered; never waits."""
@@ -253,11 +249,9 @@ class Requester:
     def arm(self) -> bool:
         """Ask to be woken through the wait descriptor; True if answers were there."""
         try:
-            ready = self._front.arm()
-        except BrokenError as error:
-            raise self._gone(error) from None
-        self.poll()
-        return ready
+            return self._front.arm()
+        finally:
+            self.poll()
 
     def _wait_credit(self, late: float | None) -> None:
         self._front.flush()
