@@ -6,21 +6,16 @@ is the same program with something broken on purpose, and has to fail.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-CSRC = HERE.parent / "rings" / "csrc"
-FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-PLAIN = ["-O2"]
+from tests.rigging import CSRC, HANG_S, HERE, PLAIN, compile_rig, run_rig
+
 TSAN = ["-O1", "-fno-builtin", "-fsanitize=thread"]
 ASAN = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-HANG_S = 100
 WRAPS = (2**32 - 3, 2**48 - 3)
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -40,29 +35,6 @@ def build(tmp_path_factory):
     return build
 
 
-def compile_rig(place, name, flags, changes):
-    headers = place / "csrc"
-    headers.mkdir()
-    for header in CSRC.glob("*.h"):
-        shutil.copy(header, headers)
-    for file, old, new in changes:
-        text = (headers / file).read_text()
-        assert old in text, f"the mutant is out of date: {old!r} is not in {file}"
-        (headers / file).write_text(text.replace(old, new))
-    rig = HERE / "rigs" / f"{name}.c"
-    command = ["gcc", *FLAGS, *flags, f"-I{headers}", str(rig), "-o", str(place / name)]
-    subprocess.run(command, check=True)
-    return place / name
-
-
-def run(program, *arguments, status=0):
-    """Run a rig; return what it counted."""
-    command = [str(program), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
-    assert done.returncode == status, (done.stdout, done.stderr[-2000:])
-    return json.loads(done.stdout) if done.stdout.startswith("{") else done
-
-
 def kills(wanted):
     return int(os.environ.get("RINGS_KILLS", wanted))
 
@@ -72,8 +44,8 @@ def kills(wanted):
 
 @pytest.mark.parametrize("start", [0, *WRAPS])
 def test_killed_at_every_store(build, start):
-    wanted = kills(10_000 if start == 0 else 2_000)
-    counts = run(build("fault", PLAIN), wanted, start, 7, 1)
+    wanted = kills(10_000 if start == 0 else 1_000)
+    counts = run_rig(build("fault", PLAIN), wanted, start, 7, 1)
     assert min(counts["points"]) > 0, "a point was never hit"
     assert sum(counts["points"]) >= wanted
     assert counts["torn"] == counts["twice"] == counts["stuck"] == 0
@@ -82,7 +54,7 @@ def test_killed_at_every_store(build, start):
 
 
 def test_control_without_recovery_the_fault_rig_sticks(build):
-    assert run(build("fault", PLAIN), 1_000, 0, 7, 0, status=2)["stuck"]
+    assert run_rig(build("fault", PLAIN), 1_000, 0, 7, 0, status=2)["stuck"]
 
 
 def test_control_a_published_dead_slot_is_found(build):
@@ -92,13 +64,13 @@ def test_control_a_published_dead_slot_is_found(build):
         "mpmc_make(index, 0, MPMC_TOMB)",
         "mpmc_make(index, 0, MPMC_FULL)",
     )
-    counts = run(build("fault", PLAIN, (change,)), 1_000, 0, 7, 1, status=1)
+    counts = run_rig(build("fault", PLAIN, (change,)), 1_000, 0, 7, 1, status=1)
     assert counts["torn"] + counts["twice"] > 0
 
 
 def test_control_a_lost_count_is_found(build):
     change = ("owners.h", "owner_count_loss(&entry->in_doubt, index)", "(void)0")
-    counts = run(build("fault", PLAIN, (change,)), 2_000, 0, 7, 1, status=1)
+    counts = run_rig(build("fault", PLAIN, (change,)), 2_000, 0, 7, 1, status=1)
     assert counts["missing"] > counts["in_doubt"] == 0
 
 
@@ -107,7 +79,7 @@ def test_control_a_lost_count_is_found(build):
 
 def test_killed_at_sampled_instructions(build):
     for seed, start in enumerate((0, *WRAPS)):
-        counts = run(build("step", PLAIN), 5, start, 11 + seed, 1)
+        counts = run_rig(build("step", PLAIN), 1.5, start, 11 + seed, 1)
         assert counts["injections"] > 20
         assert counts["in_doubt"] > 0
         assert counts["tombstones"] > 0
@@ -116,17 +88,12 @@ def test_killed_at_sampled_instructions(build):
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_killed_at_every_pair_of_instructions(build):
-    done = subprocess.run(
-        [str(build("step", PLAIN)), "all", "0", "1", "1"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    print(done.stdout)
+    stride = int(os.environ.get("RINGS_STRIDE", "1"))
+    print(run_rig(build("step", PLAIN), "all", 0, stride, 1, timeout=None))
 
 
 def test_control_without_recovery_stepped_kills_stick(build):
-    assert run(build("step", PLAIN), 3, 0, 11, 0, status=1)["stuck"] > 0
+    assert run_rig(build("step", PLAIN), 1.5, 0, 11, 0, status=1)["stuck"] > 0
 
 
 # -- sanitizers ----------------------------------------------------------------------
@@ -176,7 +143,7 @@ MUTANTS = {
 @pytest.mark.parametrize("flags", [TSAN, ASAN], ids=["tsan", "asan"])
 @pytest.mark.parametrize("start", [0, *WRAPS])
 def test_sanitizers_find_nothing(build, flags, start):
-    counts = run(build("threads", flags), 200_000, 100, start)
+    counts = run_rig(build("threads", flags), 200_000, 100, start)
     assert counts["deaths"] > 0
 
 

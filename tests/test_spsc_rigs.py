@@ -14,7 +14,7 @@ import pytest
 from tests.rigging import PLAIN, compile_rig, run_rig
 
 WRAP = 2**32 - 3
-SECONDS = float(os.environ.get("RINGS_STEP_SECONDS", "2"))
+SECONDS = float(os.environ.get("RINGS_STEP_SECONDS", "1"))
 KILLS = int(os.environ.get("RINGS_KILLS", "10000"))
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -136,5 +136,5 @@ STEPPED = {
 @pytest.mark.parametrize("what", STEPPED)
 def test_control_a_broken_ring_fails_at_some_instruction(build, what):
     changes, define, finding = STEPPED[what]
-    counts = run_rig(build("spsc_step", changes, define), 1.5, 0, 11, status=1)
+    counts = run_rig(build("spsc_step", changes, define), 1, 0, 11, status=1)
     assert counts[finding] > 0
