@@ -253,9 +253,29 @@ def use():
     fails(_core.mpmc_initialise, bytearray(8), 4, 40, 0)
 """
 
+QUEUE = """
+from rings.queue import Queue
+
+QUEUE = Queue(8)
+VIEWS = Queue(8, views=True)
+BIG = bytes(20_000)
+
+def use():
+    for queue in (QUEUE, VIEWS):
+        queue.put(b"abc"), queue.put_nowait(BIG), queue.put([BIG, "x"], True, 1)
+        queue.put_many([1, None, BIG]), queue.qsize(), queue.blocks_used
+        queue.get(), queue.get_nowait(), queue.get(timeout=1), queue.get_many(9)
+        queue.get_fileno(), queue.put_fileno(), queue.arm_get(), queue.arm_put()
+        queue.recover(), queue.is_shutdown, queue.closed, queue.owner
+        fails(queue.get_nowait), fails(queue.get, True, 0), fails(queue.put, use)
+        fails(queue.get, timeout="x"), fails(queue.put), fails(queue.get_many, "x")
+        fails(queue.put_many, 3)
+    fails(_core.QueueMember), fails(_core.QueueLease), fails(_core.QueueMember, 1, 2, 3)
+"""
+
 SCRIPTS = {
     "atomics": ATOMICS, "front": FRONT, "messages": MESSAGES, "mpmc": MPMC,
-    "view": VIEW, "xen": XEN,
+    "queue": QUEUE, "view": VIEW, "xen": XEN,
 }  # fmt: skip
 
 # The use of each type of the extension: every method, and the ways to fail.
@@ -270,6 +290,8 @@ USES = {
     "MpmcConsumer": "mpmc",
     "MpmcMember": "mpmc",
     "MpmcProducer": "mpmc",
+    "QueueLease": "queue",
+    "QueueMember": "queue",
     "SpscConsumer": "messages",
     "SpscProducer": "messages",
     "SpscView": "messages",

@@ -5,8 +5,8 @@
  * will sleep, and give the end back.  Then successors take both ends, every message
  * is accounted for, and three laps must find the whole capacity.
  *
- *   spsc_step SECONDS START SEED    a random sample, for so long
- *   spsc_step all START STRIDE      every i and every STRIDEth j
+ *   spsc_step INJECTIONS START SEED    so many random ones, up to the first failure
+ *   spsc_step all START STRIDE         every i and every STRIDEth j
  *
  * Exit status: 0 all good, 1 any failure (counted in the report), 9 rig trouble.
  */
@@ -221,14 +221,18 @@ static struct plan plan_of(uint32_t bits)
     return (struct plan){records, bits >> 1 & 1, (bits >> 2) % 3 * 2, {0, 0}};
 }
 
-static void sample(double seconds, uint64_t seed)
+static bool failed(void)
 {
-    uint64_t until = now_ns() + (uint64_t)(seconds * 1e9);
+    return counts.stuck || counts.torn || counts.twice || counts.lost;
+}
+
+static void sample(unsigned long injections, uint64_t seed)
+{
     int lengths[12][2];
     for (uint32_t mix = 0; mix < 12; mix++)
         for (int who = 0; who < 2; who++)
             lengths[mix][who] = life_length(plan_of(mix), who);
-    while (now_ns() < until) {
+    while (counts.injections < injections && !failed()) {
         uint64_t bits = rig_random(&seed);
         uint32_t mix = (uint32_t)(bits % 12);
         struct plan plan = plan_of(mix);
@@ -265,10 +269,10 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "all") == 0)
         every_pair(atoi(argv[3]));
     else
-        sample(atof(argv[1]), strtoull(argv[3], NULL, 0) | 1);
+        sample(strtoul(argv[1], NULL, 0), strtoull(argv[3], NULL, 0) | 1);
     printf("{\"injections\": %lu, \"stuck\": %lu, \"torn\": %lu, \"twice\": %lu, \"lost\": %lu, "
            "\"again\": %lu, \"unacknowledged\": %lu}\n",
            counts.injections, counts.stuck, counts.torn, counts.twice, counts.lost,
            counts.again, counts.unacknowledged);
-    return counts.stuck || counts.torn || counts.twice || counts.lost;
+    return failed();
 }
