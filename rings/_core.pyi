@@ -513,6 +513,7 @@ class MpmcMember:
         /,
     ) -> None: ...
 
+@type_check_only
 class QueuePool(Protocol):
     """What a queue takes from its blocks."""
 
@@ -529,6 +530,7 @@ class QueueLease:
     def parts(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@disjoint_base
 class QueueMember:
     """A member of an MPMC ring that puts and gets objects."""
 

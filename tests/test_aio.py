@@ -18,6 +18,7 @@ import daemons
 import rings
 from rings import ClosedError, Queue, ShutDown, aio
 from rings.queue import Empty, Full
+from tests.served import all_stopped, until
 
 HANG_S = 30
 SMALL = {"pool_size": 64 << 10}
@@ -340,6 +341,7 @@ def test_the_daemons_death_ends_those_who_wait(tmp_path):
         rings.connect(daemon.address).block("disk0") as disk,
     ):
         os.kill(daemon.pid, signal.SIGSTOP)
+        until(lambda: all_stopped(daemon.pid), "no thread of the daemon runs")
 
         async def main():
             tasks = [

@@ -277,6 +277,7 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 from array import array
 import rings
+from tests.served import all_stopped
 
 address, pid, slots, way = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 disk = rings.connect(address).block("disk0", slots=slots)

@@ -198,7 +198,8 @@ static void queue_dealloc(Queue *self)
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(leave_doc, "leave()\n--\n\nLeave the ring, as soon as no view of a message lives.");
+PyDoc_STRVAR(leave_doc, "leave($self, /)\n--\n\n"
+                        "Leave the ring, as soon as no view of a message lives.");
 
 static PyObject *leave(Queue *self, PyObject *unused)
 {
@@ -251,7 +252,7 @@ static int deadline_of(PyObject *block, PyObject *timeout, uint64_t *deadline_ns
 
 /* ---- putting ------------------------------------------------------------------------------ */
 
-PyDoc_STRVAR(put_doc, "put(obj, block=True, timeout=None)\n--\n\n"
+PyDoc_STRVAR(put_doc, "put($self, obj, block=True, timeout=None)\n--\n\n"
                       "Put an object, waiting for room; Full if there is none in time.\n\n"
                       "On return it is in the queue, whatever becomes of this process.");
 
@@ -270,7 +271,7 @@ static PyObject *put(Queue *self, PyObject *const *args, Py_ssize_t nargs, PyObj
     return py_none();
 }
 
-PyDoc_STRVAR(put_nowait_doc, "put_nowait(obj, /)\n--\n\nPut an object, or raise Full.");
+PyDoc_STRVAR(put_nowait_doc, "put_nowait($self, obj, /)\n--\n\nPut an object, or raise Full.");
 
 static PyObject *put_nowait(Queue *self, PyObject *object)
 {
@@ -286,7 +287,7 @@ static bool batch_failed(Py_ssize_t done)
 }
 
 PyDoc_STRVAR(put_many_doc,
-             "put_many(objects, block=True, timeout=None)\n--\n\n"
+             "put_many($self, objects, block=True, timeout=None)\n--\n\n"
              "Put the objects of a sequence in order; return how many were put.\n\n"
              "Fewer than all if time ran out or one failed: what was wrong is raised if\n"
              "it was the first one, so put the rest again to see it.");
@@ -316,7 +317,7 @@ static PyObject *put_many(Queue *self, PyObject *const *args, Py_ssize_t nargs,
 
 /* ---- getting ------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(get_doc, "get(block=True, timeout=None)\n--\n\n"
+PyDoc_STRVAR(get_doc, "get($self, block=True, timeout=None)\n--\n\n"
                       "Return the next object, waiting for one; Empty if none comes in time.");
 
 static PyObject *get(Queue *self, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords)
@@ -330,7 +331,7 @@ static PyObject *get(Queue *self, PyObject *const *args, Py_ssize_t nargs, PyObj
     return queue_get_object(self, deadline_ns);
 }
 
-PyDoc_STRVAR(get_nowait_doc, "get_nowait()\n--\n\nReturn the next object, or raise Empty.");
+PyDoc_STRVAR(get_nowait_doc, "get_nowait($self, /)\n--\n\nReturn the next object, or raise Empty.");
 
 static PyObject *get_nowait(Queue *self, PyObject *unused)
 {
@@ -378,7 +379,7 @@ static int get_more(Queue *self, PyObject *list, Py_ssize_t limit)
     return 0;
 }
 
-PyDoc_STRVAR(get_many_doc, "get_many(limit, block=True, timeout=None)\n--\n\n"
+PyDoc_STRVAR(get_many_doc, "get_many($self, limit, block=True, timeout=None)\n--\n\n"
                            "Return a list of up to `limit` objects, waiting for the first.");
 
 static PyObject *get_many(Queue *self, PyObject *const *args, Py_ssize_t nargs,
@@ -405,22 +406,22 @@ static PyObject *get_many(Queue *self, PyObject *const *args, Py_ssize_t nargs,
 
 /* ---- the rest ------------------------------------------------------------------------------ */
 
-PyDoc_STRVAR(get_fileno_doc, "get_fileno()\n--\n\n"
+PyDoc_STRVAR(get_fileno_doc, "get_fileno($self, /)\n--\n\n"
                              "A descriptor that polls readable when get may go on; see arm_get.");
 PyDoc_STRVAR(arm_get_doc,
-             "arm_get()\n--\n\n"
+             "arm_get($self, /)\n--\n\n"
              "Announce that the caller will sleep on get_fileno(), and look once more: "
              "0.0 if get may go on now, else how many seconds to sleep at most.");
-PyDoc_STRVAR(put_fileno_doc, "put_fileno()\n--\n\n"
+PyDoc_STRVAR(put_fileno_doc, "put_fileno($self, /)\n--\n\n"
                              "A descriptor that polls readable when put may go on; see arm_put.");
 PyDoc_STRVAR(arm_put_doc,
-             "arm_put()\n--\n\n"
+             "arm_put($self, /)\n--\n\n"
              "As arm_get, to be called after a put that raised Full.");
-PyDoc_STRVAR(recover_doc, "recover()\n--\n\n"
+PyDoc_STRVAR(recover_doc, "recover($self, /)\n--\n\n"
                           "Settle what dead members left behind, slots and blocks; "
                           "how many members this call buried.");
 PyDoc_STRVAR(shutdown_doc,
-             "shutdown(immediate=False)\n--\n\n"
+             "shutdown($self, immediate=False)\n--\n\n"
              "Refuse puts from now on, and gets once the queue is empty (`immediate`: at once); "
              "those refused raise ShutDown, in every process.");
 
@@ -464,7 +465,7 @@ static PyObject *shut_down(Queue *self, PyObject *args, PyObject *kwargs)
     return queue_check_open(self) < 0 ? NULL : member_shut_down(&self->mpmc, args, kwargs);
 }
 
-PyDoc_STRVAR(qsize_doc, "qsize()\n--\n\nHow many objects are in the queue, about.");
+PyDoc_STRVAR(qsize_doc, "qsize($self, /)\n--\n\nHow many objects are in the queue, about.");
 
 static PyObject *qsize(Queue *self, PyObject *unused)
 {
