@@ -42,8 +42,11 @@ MUTANTS = {
 BROKEN = {
     "no-final-check": (
         "spsc.h",
-        "end->index + 1);\n    return spsc_ready(end, 1);",
-        "end->index + 1);\n    return 0;",
+        "store_seq_cst(&end->header->prod_event, end->index + 1);\n"
+        "    return spsc_ready(end, 1);",
+        "usleep(50);\n"  # a message is published here before long
+        "    store_seq_cst(&end->header->prod_event, end->index + 1);\n"
+        "    return 0;",
     ),
     "window": (
         "spsc.h",
@@ -69,6 +72,8 @@ TORN = {
         "broadcast.h",
         "return atomic_load_explicit(&slot->seq, memory_order_relaxed) == 2 * number",
         "return true || 2 * number",
+        "        /* acquire: slot-taken. */\n",
+        "        if (i == 1 && number % 1024 == 0) usleep(100);\n",
     ),
     "nobody-waits": (
         "broadcast.h",
@@ -78,14 +83,19 @@ TORN = {
 }
 
 
+def batched(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
 def build(
     directory: Path, sanitizer: tuple[str, ...], mutant=None, name="spsc_stress"
 ) -> Path:
     for header in HEADERS:
         text = (ROOT / "rings/csrc" / header).read_text()
         if mutant and mutant[0] == header:
-            assert mutant[1] in text, f"the mutant no longer applies: {mutant[1]}"
-            text = text.replace(mutant[1], mutant[2])
+            for old, new in batched(mutant[1:]):
+                assert text.count(old) == 1, f"the mutant no longer applies: {old}"
+                text = text.replace(old, new)
         (directory / header).write_text(text)
     program = directory / name
     source = ROOT / f"tests/sanitize/{name}.c"

@@ -144,6 +144,7 @@ static void work(uint32_t worker, uint64_t seed)
         produce(seed);
     else
         consume(worker - 1, seed);
+    fatal_count = 1 + (long)(seed >> 8 & 1); /* die while leaving, or just after */
     owner_give_back(end, self);
     fatal_count = 1;
     rig_fault("work", __LINE__);

@@ -125,6 +125,7 @@ static void work(uint32_t worker, uint64_t seed)
             get(&end, &life, &seed);
     }
     struct spsc_header *header = end.header;
+    fatal_count = 1 + (long)(rig_random(&seed) % 3); /* die while leaving, or just after */
     owner_give_back(producer ? &header->producer : &header->consumer, owner_self());
     fatal_count = 1;
     rig_fault("work", __LINE__);
