@@ -18,10 +18,10 @@ from typing import Literal
 
 import pytest
 
+import rings
 from rings.atomics import Atomics
 from rings.errors import BusyError, ClosedError
 from tests.interp import (
-    ROOT,
     finish,
     require_python,
     run_in_interpreter,
@@ -560,6 +560,7 @@ def test_the_kernel_compares_the_whole_word(tmp_path: Path) -> None:
     source, program = tmp_path / "sleep.c", tmp_path / "sleep"
     source.write_text(SLEEP_C)
     flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
-    paths = [f"-I{ROOT}/rings/csrc", str(source), "-o", str(program)]
+    headers = Path(rings.__file__).parent / "csrc"  # a wheel has them too
+    paths = [f"-I{headers}", str(source), "-o", str(program)]
     subprocess.run([compiler, *flags, *paths], check=True)
     assert subprocess.run([program], check=False).returncode == 0
