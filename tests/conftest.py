@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import re
+import signal
 import stat
 import sys
 import tempfile
@@ -35,6 +36,11 @@ settings.register_profile(
 )
 settings.register_profile("long", settings.get_profile("ci"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# A shell starts what runs in the background with SIGINT ignored, and children inherit
+# that: Ctrl-C would reach none of them.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STARTS = (0, 2**31 - 2, 2**32 - 2)
 GRACE_S = 5.0
