@@ -88,7 +88,7 @@ NO_HEIRS = (
 BROKEN = {
     "the successor drops what was published": (RESETS, 1, "missing"),
     "the successor skips what was not taken": (SKIPS, 1, "missing"),
-    "the successor begins one further": (GUESSES, 1, "torn"),
+    "the successor begins one further": (GUESSES, 1, "torn twice missing"),
     "publish holds a lock": (BUSY_FLAG, 2, "stuck"),
     "nobody inherits": (NO_HEIRS, 2, "stuck"),
 }
@@ -98,7 +98,7 @@ BROKEN = {
 def test_control_a_broken_ring_fails_at_some_store(build, what):
     change, status, finding = BROKEN[what]
     counts = run_rig(build("spsc_fault", (change,)), 500, 0, 7, 0, status=status)
-    assert counts[finding] > 0
+    assert sum(counts[name] for name in finding.split()) > 0
 
 
 @pytest.mark.parametrize("records", [False, True], ids=["slots", "records"])
