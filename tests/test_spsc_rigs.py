@@ -84,21 +84,22 @@ NO_HEIRS = (
     "owner_is_process(owner)",
 )
 
-#: What is broken, the exit status, and what the rig finds.
+#: What is broken, and the rig's exit code: 1 for messages torn, twice, wrong or missing
+#: (which of them comes first is chance), 2 for a ring that is stuck.
 BROKEN = {
-    "the successor drops what was published": (RESETS, 1, "missing"),
-    "the successor skips what was not taken": (SKIPS, 1, "missing"),
-    "the successor begins one further": (GUESSES, 1, "torn twice missing"),
-    "publish holds a lock": (BUSY_FLAG, 2, "stuck"),
-    "nobody inherits": (NO_HEIRS, 2, "stuck"),
+    "the successor drops what was published": (RESETS, 1),
+    "the successor skips what was not taken": (SKIPS, 1),
+    "the successor begins one further": (GUESSES, 1),
+    "publish holds a lock": (BUSY_FLAG, 2),
+    "nobody inherits": (NO_HEIRS, 2),
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_control_a_broken_ring_fails_at_some_store(build, what):
-    change, status, finding = BROKEN[what]
+    change, status = BROKEN[what]
     counts = run_rig(build("spsc_fault", (change,)), 500, 0, 7, 0, status=status)
-    assert sum(counts[name] for name in finding.split()) > 0
+    assert counts["stuck"] == (status == 2)
 
 
 @pytest.mark.parametrize("records", [False, True], ids=["slots", "records"])
