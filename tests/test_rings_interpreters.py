@@ -127,7 +127,7 @@ with rings.connect(address).block("disk0", start=start) as disk:
             with grant.view() as view:
                 assert view == b"".join(page(n, turn) for n in pages)
     disk.flush()
-os.write(1, b"worker %d\\n" % worker)  # whole: the others print too
+os.write(1, b"worker %d\\\\n" % worker)  # whole: the others print too
 '''
 
 def work(worker):
