@@ -2,8 +2,6 @@
 #define _GNU_SOURCE
 #include "ring.h"
 
-#include <unistd.h>
-
 void hand_to_backend(struct ring *ring, struct request *req)
 {
     req->with_backend = true;
@@ -28,9 +26,7 @@ void engine_complete(engine *engine, uint32_t ring, uint32_t index, uint32_t gen
         atomic_store_explicit(&engine->any_injected, 1, memory_order_release);
     }
     pthread_mutex_unlock(&engine->mutex);
-    uint64_t one = 1;
-    ssize_t ignored = write(engine->control_fd, &one, sizeof one);
-    (void)ignored;
+    ring_control(engine);
 }
 
 void take_injected(struct engine *engine)

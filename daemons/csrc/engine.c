@@ -130,12 +130,18 @@ int engine_run(engine *engine, struct engine_event *events, int max)
     }
 }
 
-void engine_wake(engine *engine)
+/* End the engine's sleep; any thread may. */
+void ring_control(struct engine *engine)
 {
-    atomic_store_explicit(&engine->woken, true, memory_order_release);
     uint64_t one = 1;
     ssize_t ignored = write(engine->control_fd, &one, sizeof one);
     (void)ignored;
+}
+
+void engine_wake(engine *engine)
+{
+    atomic_store_explicit(&engine->woken, true, memory_order_release);
+    ring_control(engine);
 }
 
 /* ---- life, statistics ---- */

@@ -50,7 +50,7 @@ struct engine_ring_stats {
 };
 
 struct engine_stats {
-    uint64_t enters, turns, sleeps, spins_missed, credit, credit_used;
+    uint64_t enters, turns, sleeps, credit, credit_used;
 };
 
 struct backend_segment {

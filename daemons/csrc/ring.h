@@ -90,6 +90,10 @@ static inline struct ring *ring_of(struct engine *engine, uint32_t number)
     return ring != NULL && ring->number == number ? ring : NULL;
 }
 
+/* ---- engine.c ---- */
+
+void ring_control(struct engine *engine);
+
 /* ---- serve.c ---- */
 
 void add_event(struct engine *engine, struct ring *ring, uint32_t kind, const char *reason);
