@@ -24,7 +24,7 @@ from rings.errors import BusyError, ClosedError
 
 from . import wire
 from ._engine import ffi, lib
-from .device import RingSpec
+from .device import Device, RingSpec
 from .service import Service
 
 log = logging.getLogger("rings.daemon")
@@ -84,6 +84,7 @@ class Engine:
         self._memory: dict[int, Any] = {}
         self._detached: dict[int, Future[None]] = {}
         self._services: dict[int, Service] = {}
+        self._stations: dict[str, int] = {}
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -171,8 +172,9 @@ class Engine:
             raise
 
     def _attach(self, spec: RingSpec, service: Service | None) -> int:
+        station = self._station(spec.device)
         memory = ffi.from_buffer("char[]", spec.region.buffer, require_writable=True)
-        ring = wire.attach(self._engine, spec, memory)
+        ring = wire.attach(self._engine, spec, memory, station)
         if ring < 0:
             ffi.release(memory)
             raise wire.attach_error(-ring, spec)
@@ -182,6 +184,15 @@ class Engine:
         if service is not None:
             self._services[ring] = service
         return ring
+
+    def _station(self, device: Device) -> int:
+        """Return the number of a device's servers; all its rings share them."""
+        if device.station is None:
+            return -1
+        if device.name not in self._stations:
+            made = wire.add_station(self._engine, device.station)
+            self._stations[device.name] = made
+        return self._stations[device.name]
 
     def detach(self, ring: int, *, drain: bool, timeout_s: float | None = None) -> None:
         """Let go of a ring; on return nothing of it is in flight any more.
@@ -249,5 +260,10 @@ class Engine:
         total: dict[str, object] = {"engine": self.name, "why": self.why}
         total.update(wire.engine_statistics(self._engine))
         rings = list(self._rings)
+        stations = self._stations.items()
+        total["stations"] = {
+            name: wire.station_statistics(self._engine, number)
+            for name, number in list(stations)
+        }
         total["rings"] = {ring: self.ring_statistics(ring) for ring in rings}
         return total
