@@ -34,7 +34,7 @@ LAYERS = (
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
     " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
     " daemons.wire daemons.client daemons.engine daemons.report daemons.server"
-    " daemons.process",
+    " daemons.process daemons.options",
     "daemons",
     "rings.cli daemons.__main__ daemons._engine_build",
 )
