@@ -20,6 +20,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .advice import Advice, advise
     from .atomics import Atomics
     from .block import Block
     from .channel import EventChannel
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "Atomics",
     "Block",
     "BrokenError",
@@ -51,10 +53,12 @@ __all__ = [
     "RingError",
     "ShutDown",
     "__version__",
+    "advise",
     "connect",
 ]
 
 HOMES = {
+    "Advice": "advice",
     "Atomics": "atomics",
     "Block": "block",
     "Connection": "frontend",
@@ -63,6 +67,7 @@ HOMES = {
     "Handle": "handle",
     "Queue": "queue",
     "Region": "memory",
+    "advise": "advice",
     "connect": "frontend",
 }
 

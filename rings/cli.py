@@ -3,9 +3,10 @@
     rings ls       devices and sessions of a daemon
     rings stat     everything it counts
     rings doctor   what this machine allows, and what to change
+    rings size     how large a ring to use, and why
 
 Each takes `--json` for programs.  The exit code is 0, or 1 if there is no
-daemon to ask or the doctor found a failure.
+daemon to ask, the doctor found a failure, or no ring does what is asked of it.
 """
 
 from __future__ import annotations
@@ -16,35 +17,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from . import doctor
+from . import doctor, size
 from .errors import RingError
 from .rendezvous import query
-
-
-def _text(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Lay rows of the same kind out under their keys, numbers to the right."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *([_text(row.get(name, "")) for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    right = [all(isinstance(row.get(n), (int, float)) for row in rows) for n in names]
-    lines = []
-    for line in cells:
-        padded = (
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        )
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+from .table import table, text
 
 
 def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -52,7 +28,7 @@ def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, 
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, _text(value)
+            yield prefix + name, text(value)
 
 
 def listing(facts: Mapping[str, object]) -> str:
@@ -113,26 +89,41 @@ def examine(options: argparse.Namespace) -> int:
     return 0 if doctor.is_healthy(rows) else 1
 
 
-COMMANDS = {"ls": ls, "stat": stat, "doctor": examine}
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+OF_A_DAEMON: dict[str, Command] = {"ls": ls, "stat": stat, "doctor": examine}
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     top = argparse.ArgumentParser(prog="rings", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(dest="command", required=True)
-    for name, function in COMMANDS.items():
-        help_text = (function.__doc__ or "").splitlines()[0]
-        command = commands.add_parser(name, help=help_text, description=help_text)
+    for name, function in OF_A_DAEMON.items():
+        command = _add(commands, name, function.__doc__, function)
         command.add_argument("--socket", metavar="PATH", help="the daemon's address")
         command.add_argument("--json", action="store_true", help="for programs")
+    size.add_arguments(_add(commands, "size", size.__doc__, size.run))
     return top
+
+
+def _add(
+    commands: Any, name: str, about: str | None, run: Command
+) -> argparse.ArgumentParser:
+    about = about or ""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about.splitlines()[0],
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the `rings` command."""
     options = parser().parse_args(arguments)
     try:
-        return COMMANDS[options.command](options)
+        return int(options.run(options))
     except (OSError, RingError) as error:
         print(f"rings: {error}", file=sys.stderr)
         return 1

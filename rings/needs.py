@@ -1,0 +1,202 @@
+"""How many slots a load needs, by which rule, and what no ring can do for it.
+
+Who asks for the impossible is told which number to change, and to what; each such
+answer works if it is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from . import constant_service, queueing
+from .forecast import Forecast, Load, forecast, throughput_per_s
+from .layout import MAX_SLOTS
+from .units import down, show_number, show_s, up
+
+SHARE = 0.95  # of the most that any ring carries
+BUSY_SHARE = 0.8  # of a producer's time, at most
+MOST_SERVERS = 1 << 20
+
+
+class Needs(NamedTuple):
+    """What decides the number of slots, in all rings together.
+
+    Attributes:
+        knee: The least number that carries 95 % of what any would.
+        in_flight: Rate x time (Little).
+        pause: Rate x the longest pause.
+        pause_s: The longest pause.
+        p99_s: What 99 in 100 may take, or infinity.
+        loss: Share of requests that may be lost.
+    """
+
+    knee: int
+    in_flight: float
+    pause: float
+    pause_s: float
+    p99_s: float
+    loss: float
+
+    @property
+    def slots(self) -> int:
+        """The least number by all rules but p99 and loss."""
+        return max(self.knee, math.ceil(self.in_flight / SHARE + self.pause))
+
+
+def needs(load: Load, *, pause_s: float, p99_s: float | None, loss: float) -> Needs:
+    """Say what Little's law, the pause and the knee ask for."""
+    enough = SHARE * min(load.useful_per_s, load.rate_per_s or math.inf)
+    knee = least(lambda slots: throughput_per_s(load, slots) >= enough, 2 * MAX_SLOTS)
+    inside = knee if load.rate_per_s is None else in_flight(load, load.rate_per_s)
+    pause = queueing.pause_slots(load.useful_per_s, pause_s)
+    return Needs(knee, inside, pause, pause_s, p99_s or math.inf, loss)
+
+
+def in_flight(load: Load, rate_per_s: float) -> float:
+    """Return how many are inside when there is always a free slot."""
+    wait_s = 0.0
+    if load.servers is not None and rate_per_s < load.served_per_s:
+        law = constant_service if load.is_fixed else queueing
+        wait_s = law.wait_s(rate_per_s, load.service_s, load.servers)
+    time_s = load.service_s + load.round_trip_s + wait_s
+    return queueing.little(load.useful_per_s, time_s)
+
+
+def least(is_enough: Callable[[int], bool], most: int) -> int:
+    """Return the least number that is enough, or `most` if none below it is."""
+    high = 1
+    while high < most and not is_enough(high):
+        high = min(2 * high, most)
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
+
+
+def smallest_ring(load: Load, need: Needs) -> int:
+    """Return the slots of each ring: the smallest power of two that does.
+
+    Raises:
+        ValueError: None does.
+    """
+    slots = 1
+    while slots * load.queues < need.slots:
+        slots *= 2
+    while slots <= MAX_SLOTS:
+        found = forecast(load, slots * load.queues)
+        loses = load.is_lossy and found.blocking > need.loss
+        if not loses and found.p99_s <= need.p99_s:
+            return slots
+        if not loses and (load.is_lossy or load.rate_per_s is None):
+            raise ValueError(_too_old(load, need, found))
+        slots *= 2
+    if need.slots > MAX_SLOTS * load.queues:
+        raise ValueError(_too_many(load, need))
+    raise ValueError(_too_slow(load, need))
+
+
+# -- what no ring can do ---------------------------------------------------------
+
+
+def check_rate(load: Load, producers: int, cores: int, loss: float) -> None:
+    """Refuse a rate that servers or producers cannot carry."""
+    rate = load.rate_per_s
+    if rate is None or rate * (1 - loss * load.is_lossy) < load.most_per_s:
+        return
+    asked = f"{show_number(rate)}/s are asked"
+    if load.servers is not None and load.served_per_s <= load.most_per_s:
+        raise ValueError(
+            f"{load.servers} servers of {show_s(load.service_s)} serve "
+            f"{show_number(load.served_per_s)}/s at most, and {asked}: set servers to "
+            f"{math.ceil(rate * load.service_s / SHARE)} or more, service_s to "
+            f"{show_s(down(SHARE * load.servers / rate))} or less, or rate_per_s to "
+            f"{show_number(down(SHARE * load.served_per_s))} or less"
+        )
+    wanted = math.ceil(rate * load.request_s / BUSY_SHARE)
+    pushers = min(producers, cores)
+    raise ValueError(
+        f"{pushers} producer{'s' * (pushers > 1)} with a core each push "
+        f"{show_number(load.most_per_s)}/s at most at {show_s(load.request_s)} a "
+        f"request, and {asked}: set producers and cores to {wanted} or more, or "
+        f"rate_per_s to {show_number(down(BUSY_SHARE * load.most_per_s))} or less"
+    )
+
+
+def check_p99(load: Load, p99_s: float | None) -> None:
+    """Refuse an objective that not even a lone request meets."""
+    floor_s = load.alone_s(0.99) + load.round_trip_s
+    if p99_s is None or p99_s >= floor_s:
+        return
+    service_s = load.service_s * (p99_s - load.round_trip_s) / load.alone_s(0.99)
+    shorter = f", or service_s to {show_s(down(service_s))} or less"
+    raise ValueError(
+        f"99 in 100 of {load.variability} services of {show_s(load.service_s)} take up "
+        f"to {show_s(load.alone_s(0.99))}, and the ring adds "
+        f"{show_s(load.round_trip_s)}: set p99_s to {show_s(up(floor_s))} or more"
+        f"{shorter if service_s > 0 else ''}"
+    )
+
+
+def _too_old(load: Load, need: Needs, found: Forecast) -> str:
+    """So many slots are needed that answers become too old."""
+    reason = f"{show_number(load.useful_per_s)}/s"
+    way_out = ""
+    if need.pause > 0 and need.slots > need.knee:
+        reason = f"a pause of {show_s(need.pause_s)} at {reason}"
+        room = _largest_in_time(load, need.p99_s) - max(need.in_flight, need.knee)
+        shorter_s = down(room / load.useful_per_s) if room > 0 else 0.0
+        way_out = f", or pause_s to {show_s(shorter_s)} or less"
+    elif load.is_lossy:
+        reason = f"losing {100 * need.loss:.3g} % at most"
+        way_out = ", or loss higher"
+    return (
+        f"{reason} needs {found.slots} slots, and 99 in 100 answers then take up to "
+        f"{show_s(found.p99_s)}: set p99_s to {show_s(up(found.p99_s))} or more"
+        f"{way_out}"
+    )
+
+
+def _largest_in_time(load: Load, p99_s: float) -> int:
+    sizes = (load.queues << n for n in range(17))
+    return max((n for n in sizes if forecast(load, n).p99_s <= p99_s), default=0)
+
+
+def _too_many(load: Load, need: Needs) -> str:
+    room = MAX_SLOTS * load.queues - need.in_flight
+    asks = f"{need.slots} slots are needed, and a ring has {MAX_SLOTS} at most: set "
+    if room > 0 and need.pause > 0:
+        return f"{asks}pause_s to {show_s(down(room / load.useful_per_s))} or less"
+    return f"{asks}servers or service_s lower, or use several daemons"
+
+
+def _too_slow(load: Load, need: Needs) -> str:
+    """The queue before the servers takes too long, however large the ring."""
+    found = forecast(load, MAX_SLOTS * load.queues)
+    if load.is_lossy:
+        return (
+            f"even {MAX_SLOTS} slots lose {100 * found.blocking:.3g} %: set loss to "
+            f"{up(found.blocking):.3g} or more, or servers higher"
+        )
+    ways = [f"p99_s to {show_s(up(found.p99_s))} or more"]
+    ways += _ways_to_be_faster(load, need)
+    return (
+        f"however large the ring, 99 in 100 answers take up to {show_s(found.p99_s)}, "
+        f"as servers are in use {load.useful_per_s / load.served_per_s:.0%} of the "
+        "time: set " + ", or ".join(ways)
+    )
+
+
+def _ways_to_be_faster(load: Load, need: Needs) -> Iterator[str]:
+    def in_time(changed: Load) -> bool:
+        return forecast(changed, MAX_SLOTS * load.queues).p99_s <= need.p99_s
+
+    servers = least(lambda n: in_time(replace(load, servers=n)), MOST_SERVERS)
+    yield f"servers to {servers} or more"
+    step = (load.rate_per_s or 0.0) / 1000
+    late = least(lambda n: not in_time(replace(load, rate_per_s=n * step)), 1000)
+    if late > 1:
+        yield f"rate_per_s to {show_number(down((late - 1) * step))} or less"
