@@ -1,4 +1,4 @@
-"""`python -m daemons block --image disk.img`: read the options, serve, drain, end.
+"""`python -m daemons block --image disk.img`: serve, drain, end.
 
 The order at the start is deliberate, so that confinement can be slotted in: parse,
 open the images, bind, start the engine, and only then accept.
@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
 from functools import partial
 from types import FrameType
 from typing import Final, NoReturn
@@ -23,21 +22,18 @@ from rings.errors import RingError
 
 from . import devices
 from .device import Device
-from .limits import Limits, option
 from .listener import Listener
 from .log import Log, log_to
-from .server import DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, Server
+from .options import limits, parse
+from .server import Server
 
 EXIT_USAGE: Final = 2
 EXIT_UNDRAINED: Final = 1
-ENGINES: Final = ("auto", "uring", "threads", "mock")
-MAX_SECONDS: Final = 1e6
-LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; return its exit code."""
-    options = _parser().parse_args(argv)
+    options = parse(argv)
     log = log_to(sys.stderr, options.log_level)
     with ExitStack() as stack:
         try:
@@ -61,115 +57,9 @@ def _leave(server: Server, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ringsd", description="Serve devices through rings in shared memory."
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-
-    def add(kind: str, purpose: str, needs: str = "") -> argparse.ArgumentParser:
-        usage = f"%(prog)s {needs}[options]   (%(prog)s --help lists them)"
-        return kinds.add_parser(kind, usage=usage, help=purpose, description=purpose)
-
-    block = add("block", "serve files or block devices", "--image [NAME=]PATH ")
-    block.add_argument(
-        "--image",
-        action="append",
-        required=True,
-        metavar="[NAME=]PATH",
-        help="a file or block device to serve; may be given several times",
-    )
-    block.add_argument("--name", help="the device's name, for a single image")
-    block.add_argument("--read-only", action="store_true", help="refuse writes")
-    block.add_argument("--direct", action="store_true", help="by-pass the page cache")
-    block.add_argument("--block-size", type=int, metavar="BYTES")
-    echo = add("echo", "serve a device that answers at once")
-    echo.add_argument("--name", default="echo0")
-    null = kinds.add_parser("null", help="serve a device that forgets and reads zeroes")
-    null.add_argument("--name", default="null0")
-    null.add_argument("--size", type=_natural, default=1 << 40, metavar="BYTES")
-    python = add("python", "serve a daemons.Backend", "--backend MODULE:CLASS ")
-    python.add_argument("--name", default="python0")
-    python.add_argument(
-        "--backend",
-        required=True,
-        metavar="MODULE:CLASS",
-        help="a subclass of daemons.Backend, to be made without arguments",
-    )
-    for kind in (block, echo, null, python):
-        _add_common(kind)
-    return parser
-
-
-def _natural(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= MAX_SECONDS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of seconds above 0 and up to {MAX_SECONDS:g}"
-        )
-    return value
-
-
-def _open_fd(text: str) -> int:
-    fd = _natural(text)
-    try:
-        os.fstat(fd)
-    except OSError:
-        raise argparse.ArgumentTypeError(
-            f"{fd} is no open descriptor; have the parent pass it on"
-        ) from None
-    return fd
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--socket", metavar="PATH", help="where to listen")
-    add("--engine", choices=ENGINES, default="auto")
-    add(
-        "--spin-us",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="look at the rings for N microseconds before sleeping (0: sleep at once)",
-    )
-    add(
-        "--allow-uid",
-        type=_natural,
-        action="append",
-        default=[],
-        metavar="UID",
-        help="a user allowed beside this one and root; may be given several times",
-    )
-    add("--hello-timeout", type=_seconds, default=HELLO_TIMEOUT_S, metavar="SECONDS")
-    add("--drain-timeout", type=_seconds, default=DRAIN_TIMEOUT_S, metavar="SECONDS")
-    add("--log-level", choices=LEVELS, default="info")
-    add(
-        "--ready-fd",
-        type=_open_fd,
-        metavar="FD",
-        help="write a line there when accepting",
-    )
-    add("--exit-with", type=int, metavar="PID", help="end when the parent PID does")
-    limits = parser.add_argument_group("limits of a connection, a user, and in total")
-    for field in fields(Limits):
-        limits.add_argument(
-            option(field.name), type=int, default=field.default, metavar="N"
-        )
-
-
 def _prepare(options: argparse.Namespace, log: Log, stack: ExitStack) -> Server:
     from .engine import Engine
 
-    limits = _limits(options)
     listener = _listen(options, log)
     stack.callback(listener.close)
     served = _open_devices(options, stack)
@@ -181,7 +71,7 @@ def _prepare(options: argparse.Namespace, log: Log, stack: ExitStack) -> Server:
         served,
         engine,
         log=log,
-        limits=limits,
+        limits=limits(options),
         allow_uids=options.allow_uid,
         hello_timeout=options.hello_timeout,
         drain_timeout=options.drain_timeout,
@@ -190,11 +80,6 @@ def _prepare(options: argparse.Namespace, log: Log, stack: ExitStack) -> Server:
     if options.exit_with is not None:
         _watch_parent(server, options.exit_with, stack)
     return server
-
-
-def _limits(options: argparse.Namespace) -> Limits:
-    names = [field.name for field in fields(Limits)]
-    return Limits(**{name: getattr(options, f"max_{name}") for name in names})
 
 
 def _listen(options: argparse.Namespace, log: Log) -> Listener:
@@ -222,6 +107,15 @@ def _devices(options: argparse.Namespace) -> Iterator[Device]:
         yield devices.echo(options.name)
     elif options.kind == "null":
         yield devices.null(options.name, options.size)
+    elif options.kind == "delay":
+        yield devices.delay(
+            options.name,
+            servers=options.servers,
+            service_ns=options.service_time,
+            distribution=options.distribution,
+            seed=options.seed,
+            size=options.size,
+        )
     elif options.kind == "python":
         yield devices.python(options.name, devices.load_backend(options.backend))
     else:

@@ -7,8 +7,8 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 SOURCES = (
-    "attach", "backend", "engine", "exec_mock", "exec_threads", "exec_uring", "notify",
-    "op_run", "request", "serve", "uring",
+    "attach", "backend", "delay", "engine", "exec_mock", "exec_threads", "exec_uring",
+    "notify", "op_run", "request", "serve", "station", "uring",
 )  # fmt: skip
 
 ffi = FFI()
@@ -23,7 +23,7 @@ ffi.set_source(
         *(f"rings/csrc/{name}.h" for name in ("core", "wait", "xen")),
     ],
     include_dirs=["daemons/csrc", "rings/csrc"],
-    libraries=["pthread"],
+    libraries=["pthread", "m"],
     extra_compile_args=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
                         "-Wno-unused-parameter", "-Wno-missing-field-initializers",
                         "-Wno-unused-function"],

@@ -11,12 +11,31 @@ from rings.memory import Region
 if TYPE_CHECKING:
     from .backend import Backend
 
+NULL_OPS = ("read", "write", "flush", "discard", "write-zeroes", "echo")
 OPS = {
     "block": ("read", "write", "flush", "discard", "write-zeroes", "cancel"),
-    "null": ("read", "write", "flush", "discard", "write-zeroes", "echo"),
+    "null": NULL_OPS,
+    "delay": (*NULL_OPS, "cancel"),
     "echo": ("echo",),
-    "python": ("read", "write", "flush", "discard", "write-zeroes", "echo"),
+    "python": NULL_OPS,
 }
+
+
+@dataclass(frozen=True)
+class Station:
+    """The servers of a ``delay`` device.
+
+    Attributes:
+        servers: How many requests are in service at once.
+        service_ns: How long each is held, or the mean of that.
+        distribution: ``fixed`` or ``exponential``.
+        seed: Of the exponential times: the same seed, the same times.
+    """
+
+    servers: int
+    service_ns: int
+    distribution: str = "fixed"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -25,13 +44,14 @@ class Device:
 
     Attributes:
         name: What a frontend asks for.
-        kind: ``block``, ``null``, ``echo`` or ``python``.
+        kind: ``block``, ``null``, ``echo``, ``delay`` or ``python``.
         fd: The image, open; -1 for the other kinds.
         size: Bytes.
         block_size: Bytes; every offset and length is a multiple of it.
         read_only: Writes, discards and zeroes are answered EROFS.
         direct: The image is open with O_DIRECT.
         backend: Who serves a ``python`` device.
+        station: Who serves a ``delay`` device.
     """
 
     name: str
@@ -42,6 +62,7 @@ class Device:
     read_only: bool = False
     direct: bool = False
     backend: Backend | None = None
+    station: Station | None = None
 
     @property
     def ops(self) -> tuple[str, ...]:

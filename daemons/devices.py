@@ -17,12 +17,15 @@ from rings.errors import BusyError
 from rings.messages import DeviceFacts
 
 from .backend import Backend
-from .device import Device
+from .device import Device, Station
 
 BLKGETSIZE64: Final = 0x80081272
 BLKSSZGET: Final = 0x1268
 SECTOR: Final = 512
 MAX_BLOCK: Final = 4096
+MAX_SERVERS: Final = 1 << 20
+MAX_SERVICE_NS: Final = 3600 * 10**9
+DISTRIBUTIONS: Final = ("fixed", "exponential")
 
 WRITE_OPS: Final = ("write", "discard", "write-zeroes")
 KINDS: Final = {
@@ -61,6 +64,36 @@ def echo(name: str = "echo0") -> Device:
 def null(name: str = "null0", size: int = 1 << 40) -> Device:
     """Return a device that forgets writes and reads zeroes."""
     return Device(check_name(name), "null", size=size, block_size=1)
+
+
+def delay(
+    name: str = "delay0",
+    *,
+    servers: int,
+    service_ns: int,
+    distribution: str = "fixed",
+    seed: int = 0,
+    size: int = 1 << 40,
+) -> Device:
+    """Return a null device that is as slow as `servers` servers in parallel.
+
+    Each holds one request for `service_ns`; the others wait, first come first served,
+    whichever ring they came through.
+
+    Raises:
+        ValueError: There can be no such servers; the message says why.
+    """
+    if not 1 <= servers <= MAX_SERVERS:
+        raise ValueError(f"{servers} servers: use 1 to {MAX_SERVERS}")
+    if not 1 <= service_ns <= MAX_SERVICE_NS:
+        raise ValueError(f"service time {service_ns} ns: use 1ns to 3600s")
+    if distribution not in DISTRIBUTIONS:
+        told = " or ".join(DISTRIBUTIONS)
+        raise ValueError(f"distribution {distribution!r}: use {told}")
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed {seed}: use a number from 0 to 2**64 - 1")
+    station = Station(servers, service_ns, distribution, seed)
+    return Device(check_name(name), "delay", size=size, block_size=1, station=station)
 
 
 def python(name: str, backend: Backend) -> Device:

@@ -16,6 +16,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from rings.errors import BusyError, ClosedError
 
 from . import wire
 from ._engine import ffi, lib
-from .device import RingSpec
+from .device import Device, RingSpec
 from .service import Service
 
 log = logging.getLogger("rings.daemon")
@@ -84,6 +85,7 @@ class Engine:
         self._memory: dict[int, Any] = {}
         self._detached: dict[int, Future[None]] = {}
         self._services: dict[int, Service] = {}
+        self._stations: dict[str, int] = {}
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -171,8 +173,9 @@ class Engine:
             raise
 
     def _attach(self, spec: RingSpec, service: Service | None) -> int:
+        station = self._station(spec.device)
         memory = ffi.from_buffer("char[]", spec.region.buffer, require_writable=True)
-        ring = wire.attach(self._engine, spec, memory)
+        ring = wire.attach(self._engine, spec, memory, station)
         if ring < 0:
             ffi.release(memory)
             raise wire.attach_error(-ring, spec)
@@ -182,6 +185,15 @@ class Engine:
         if service is not None:
             self._services[ring] = service
         return ring
+
+    def _station(self, device: Device) -> int:
+        """Return the number of a device's servers; all its rings share them."""
+        if device.station is None:
+            return -1
+        if device.name not in self._stations:
+            made = wire.add_station(self._engine, device.station)
+            self._stations[device.name] = made
+        return self._stations[device.name]
 
     def detach(self, ring: int, *, drain: bool, timeout_s: float | None = None) -> None:
         """Let go of a ring; on return nothing of it is in flight any more.
@@ -248,6 +260,19 @@ class Engine:
         """Counters of the engine, and of each ring under ``rings``."""
         total: dict[str, object] = {"engine": self.name, "why": self.why}
         total.update(wire.engine_statistics(self._engine))
+        total["cpu_s"] = self._cpu_s()
         rings = list(self._rings)
+        stations = self._stations.items()
+        total["stations"] = {
+            name: wire.station_statistics(self._engine, number)
+            for name, number in list(stations)
+        }
         total["rings"] = {ring: self.ring_statistics(ring) for ring in rings}
         return total
+
+    def _cpu_s(self) -> float:
+        """Return the processor time that the engine's thread has used."""
+        thread = self._thread
+        if thread is None or thread.ident is None or not thread.is_alive():
+            return 0.0
+        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))

@@ -90,10 +90,11 @@ def spawn(
 
     Args:
         image: Serve this file as a block device.
-        kind: "block", "echo", "null" or "python" (with ``backend="module:Class"``);
+        kind: "block", "echo", "null", "delay" (with ``servers=100`` and
+            ``service_time="5ms"``) or "python" (with ``backend="module:Class"``);
             by default "block" if there is an image, else "null".
-        name: What frontends ask for; "disk0", "echo0", "null0" or "python0" by
-            default.
+        name: What frontends ask for; by default "disk0", "echo0", "null0", "delay0"
+            or "python0".
         engine: "auto", "uring", "threads" or "mock".
         socket: Listen there instead of in the private directory.
         timeout: Seconds it may take to start.

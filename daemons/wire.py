@@ -8,7 +8,7 @@ from typing import Any, Final
 from rings.errors import BusyError
 
 from ._engine import ffi, lib
-from .device import Device, RingSpec
+from .device import Device, RingSpec, Station
 from .service import Wire
 
 KINDS: Final = {"uring": 0, "threads": 1, "mock": 2}
@@ -17,13 +17,22 @@ DEVICE_KINDS: Final = {
     "null": lib.DEVICE_NULL,
     "echo": lib.DEVICE_ECHO,
     "python": lib.DEVICE_BACKEND,
+    "delay": lib.DEVICE_DELAY,
 }
 RING_STATS: Final = (
     "requests", "responses", "errors", "bytes_read", "bytes_written", "batches",
     "notifications_sent", "notifications_held_off", "wakes", "spurious_wakes",
-    "in_flight", "in_flight_peak", "fixed_buffer",
+    "in_flight", "in_flight_peak", "fixed_buffer", "takes", "in_flight_ns",
+    "observed_ns",
 )  # fmt: skip
-ENGINE_STATS: Final = ("enters", "turns", "sleeps", "credit", "credit_used")
+STATION_STATS: Final = (
+    "served", "abandoned", "in_service", "in_service_peak", "queued", "queued_peak",
+    "busy_ns", "waited_ns", "late_ns", "late_peak_ns",
+)  # fmt: skip
+ENGINE_STATS: Final = (
+    "enters", "turns", "sleeps", "credit", "credit_used", "requests", "takes",
+    "notifications_sent", "notifications_held_off",
+)  # fmt: skip
 
 
 def errno_name(code: int) -> str:
@@ -48,21 +57,40 @@ def new_engine(kind: str, spin_us: int, entries: int, credit: int, seed: int) ->
     return engine
 
 
-def attach(engine: Any, spec: RingSpec, memory: Any) -> int:
+def add_station(engine: Any, station: Station) -> int:
+    """Make the servers of a delay device.
+
+    Returns:
+        Their number in the engine.
+
+    Raises:
+        OSError: There are too many stations, or no memory for so many servers.
+    """
+    plan = ffi.new("struct station_plan *")
+    plan.servers, plan.service_ns = station.servers, station.service_ns
+    plan.exponential = station.distribution == "exponential"
+    plan.seed = station.seed
+    number = lib.engine_add_station(engine, plan)
+    if number < 0:
+        raise OSError(-number, f"cannot make the servers: {errno_name(-number)}")
+    return number
+
+
+def attach(engine: Any, spec: RingSpec, memory: Any, station: int) -> int:
     """Attach a ring whose region is mapped at ``memory``: its number, or -errno."""
     ring = ffi.new("struct engine_ring_spec *")
     ring.memory = memory
     for name, value in spec.geometry._asdict().items():
         setattr(ring, name, value)
     ring.wait_fd, ring.notify_fd = spec.wait_fd, spec.notify_fd
-    return lib.engine_attach(engine, ring, _device(spec.device))
+    return lib.engine_attach(engine, ring, _device(spec.device, station))
 
 
-def _device(device: Device) -> Any:
+def _device(device: Device, station: int) -> Any:
     struct = ffi.new("struct engine_device *")
     struct.kind, struct.fd = DEVICE_KINDS[device.kind], device.fd
     struct.size, struct.block_size = device.size, device.block_size
-    struct.read_only = device.read_only
+    struct.read_only, struct.station = device.read_only, station
     return struct
 
 
@@ -107,3 +135,10 @@ def engine_statistics(engine: Any) -> dict[str, int]:
     out = ffi.new("struct engine_stats *")
     lib.engine_stats(engine, out)
     return {name: int(getattr(out, name)) for name in ENGINE_STATS}
+
+
+def station_statistics(engine: Any, station: int) -> dict[str, int]:
+    """Counters of the servers of a delay device."""
+    out = ffi.new("struct station_stats *")
+    lib.engine_station_stats(engine, station, out)
+    return {name: int(getattr(out, name)) for name in STATION_STATS}

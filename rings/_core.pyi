@@ -268,6 +268,28 @@ class Front:
         timeout: float | None,
         /,
     ) -> int: ...
+    def watch(self, words: Buffer, from_ns: int, until_ns: int, /) -> None: ...
+    def unwatch(self) -> None: ...
+    def load(
+        self,
+        holder: object,
+        op: int,
+        length: int,
+        gref: int,
+        generation: int,
+        at: int,
+        *,
+        offsets: Buffer,
+        gaps: Buffer,
+        counts: Buffer,
+        policy: int,
+        depth: int,
+        batch: int,
+        spill: int,
+        start_ns: int,
+        from_ns: int,
+        until_ns: int,
+    ) -> dict[str, int]: ...
     def in_flight(self) -> list[tuple[int, int, int, int]]: ...
     def statistics(self) -> dict[str, int]: ...
     def break_(self) -> None: ...

@@ -4,6 +4,7 @@
     rings stat     everything it counts
     rings doctor   what this machine allows, and what to change
     rings size     how large a ring to use, and why
+    rings stress   measure rings of many sizes: which one is enough?
 
 Each takes `--json` for programs.  The exit code is 0, or 1 if there is no
 daemon to ask, the doctor found a failure, or no ring does what is asked of it.
@@ -20,6 +21,7 @@ from typing import Any, TypeAlias
 from . import doctor, size
 from .errors import RingError
 from .rendezvous import query
+from .stress import command as stress
 from .table import table, text
 
 
@@ -101,7 +103,8 @@ def parser() -> argparse.ArgumentParser:
         command = _add(commands, name, function.__doc__, function)
         command.add_argument("--socket", metavar="PATH", help="the daemon's address")
         command.add_argument("--json", action="store_true", help="for programs")
-    size.add_arguments(_add(commands, "size", size.__doc__, size.run))
+    for name, module in {"size": size, "stress": stress}.items():
+        module.add_arguments(_add(commands, name, module.__doc__, module.run))
     return top
 
 
@@ -124,6 +127,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (OSError, RingError) as error:
+    except (OSError, RingError, ValueError) as error:
         print(f"rings: {error}", file=sys.stderr)
         return 1

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FUZZ = ROOT / "tests" / "sanitize" / "engine_fuzz.c"
 SOURCES = (
-    "attach", "backend", "engine", "exec_mock", "exec_threads", "exec_uring", "notify",
-    "request", "serve", "uring",
+    "attach", "backend", "delay", "engine", "exec_mock", "exec_threads", "exec_uring",
+    "notify", "request", "serve", "station", "uring",
 )  # fmt: skip
 FLAGS = [
     "-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-Werror", "-Wall",
@@ -62,7 +62,9 @@ def build(tree: Path, target: Path) -> None:
     command = ["gcc", *FLAGS, f"-I{csrc}", f"-I{tree / 'rings' / 'csrc'}", str(FUZZ)]
     command += [str(csrc / f"{name}.c") for name in SOURCES]
     done = subprocess.run(
-        [*command, "-lpthread", "-o", str(target)], capture_output=True, text=True
+        [*command, "-lpthread", "-lm", "-o", str(target)],
+        capture_output=True,
+        text=True,
     )
     if "cannot find" in done.stderr and "asan" in done.stderr:
         pytest.skip("gcc has no sanitizer runtime here")

@@ -28,15 +28,19 @@ LAYERS = (
     "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
     " rings.link rings.rendezvous",
-    "rings.handle rings.ranges rings.requester rings.copying rings.block rings.frontend"
-    " rings.interpreters rings.sandbox rings.forecast rings.needs rings.advice",
+    "rings.handle rings.ranges rings.requester rings.copying rings.block rings.loading"
+    " rings.frontend rings.interpreters rings.sandbox rings.forecast rings.needs"
+    " rings.advice",
     "rings",
     "daemons._engine rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
     " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
     " daemons.wire daemons.client daemons.engine daemons.report daemons.server"
-    " daemons.process",
+    " daemons.process daemons.options",
     "daemons",
+    "rings.stress.quantities rings.stress.device rings.stress.cell rings.stress.plan"
+    " rings.stress.worker rings.stress.crew rings.stress.measure rings.stress.stage"
+    " rings.stress.sweep rings.stress.terminal rings.stress.command rings.stress",
     "rings.size rings.cli rings.__main__ daemons.__main__ daemons._engine_build",
 )
 LAYER = {name: row for row, names in enumerate(LAYERS) for name in names.split()}
@@ -45,8 +49,10 @@ COMPILED = {"rings._core", "daemons._engine"}
 # or at the top if the module itself is imported by others in functions only.
 EDGES = {
     "cffi": {"daemons._engine_build"},
+    "hdrh": {"rings.stress.measure"},
     "numpy": {"rings.records", "daemons.backend"},
     "posix_ipc": {"rings.named"},
+    "rich": {"rings.stress.command", "rings.stress.terminal"},
     "trio": {"rings.trio"},
 }
 MAX_FILE = 300
@@ -200,6 +206,7 @@ def test_every_module_is_reached():
     """Each file is imported by another, or is a door: a command or a build step."""
     doors = {"rings", "daemons", "rings.cli", "rings.__main__", "daemons.__main__"}
     doors |= {"daemons._engine_build"}  # named in setup.py
+    doors |= {"rings.stress"}  # a package: whoever imports of it imports it
     everywhere = python_files("rings", "daemons", "bench", "examples", "tests")
     reached = {found.module for path in everywhere for found in imports(path)}
     unreached = {module_name(path) for path in SOURCES} - reached - doors

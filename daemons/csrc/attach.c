@@ -20,6 +20,8 @@ static void drop_requests(struct ring *ring)
             let_go(ring, &req->canceller, &req->op);
         else if (req->with_backend)
             give_back(ring, req);
+        else if (req->visit.place != VISIT_NONE)
+            delay_drop(ring, req);
     }
     ring->for_backend = NULL;
 }
@@ -177,6 +179,8 @@ int engine_attach(engine *engine, const struct engine_ring_spec *spec,
         return place;
     if (engine->stats.credit_used + ring_credit(spec->slots) > engine->stats.credit)
         return -ENOBUFS;
+    if (device->kind == DEVICE_DELAY && (uint32_t)device->station >= engine->nr_stations)
+        return -EINVAL;
     struct ring *ring = calloc(1, sizeof *ring);
     if (ring == NULL)
         return -ENOMEM;
@@ -184,6 +188,9 @@ int engine_attach(engine *engine, const struct engine_ring_spec *spec,
     ring->number = (engine->lives++ % (INT32_MAX / MAX_RINGS)) * MAX_RINGS + (uint32_t)place;
     ring->protocol = spec->protocol;
     ring->device = *device;
+    ring->attached_ns = ring->accounted_ns = engine_now_ns(engine);
+    if (device->kind == DEVICE_DELAY)
+        ring->station = engine->stations[device->station];
     ring->wait_fd = spec->wait_fd;
     ring->notify_fd = spec->notify_fd;
     ring->bell_file = ring->device_file = ring->buffer = -1;

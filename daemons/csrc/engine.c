@@ -14,7 +14,7 @@ static int64_t look(void *arg)
     struct engine *engine = arg;
     if (atomic_load_explicit(&engine->woken, memory_order_acquire) ||
         atomic_load_explicit(&engine->any_injected, memory_order_acquire) ||
-        engine->exec->calls->pending(engine->exec))
+        engine->exec->calls->pending(engine->exec) || delay_is_due(engine))
         return 1;
     for (uint32_t i = 0; i < engine->nr_rings; i++)
         if (engine->rings[i] != NULL && ready_requests(engine->rings[i]) != 0)
@@ -69,9 +69,19 @@ static enum wait_result sleep_engine(void *arg, uint64_t deadline_ns)
     uint64_t now = now_ns(), timeout = SLEEP_NS;
     if (engine->arm_next_ns != NO_DEADLINE)
         timeout = engine->arm_next_ns > now ? engine->arm_next_ns - now : 1;
+    engine->exec->alarm_ns = delay_due_ns(engine);
     engine->stats.sleeps++;
     engine->exec->calls->enter(engine->exec, timeout);
     return WAIT_READY;
+}
+
+/* The area under the curve of what is in flight, as it stands at the ends of turns. */
+static void account(struct ring *ring, uint64_t now)
+{
+    ring->stats.in_flight_ns += ring->accounted_in_flight * (now - ring->accounted_ns);
+    ring->stats.observed_ns = now - ring->attached_ns;
+    ring->accounted_in_flight = ring->stats.in_flight;
+    ring->accounted_ns = now;
 }
 
 /* One turn for everybody: true if anything moved. */
@@ -90,13 +100,18 @@ static bool turn(struct engine *engine)
         completed(engine, op);
         moved = true;
     }
-    take_injected(engine);
+    moved |= take_injected(engine);
+    moved |= delay_turn(engine);
+    uint64_t now = moved ? engine_now_ns(engine) : 0;
     for (uint32_t i = 0; i < engine->nr_rings; i++) {
         struct ring *ring = engine->rings[i];
-        if (ring != NULL && ring->dirty)
+        if (ring == NULL)
+            continue;
+        if (moved)
+            account(ring, now);
+        if (ring->dirty)
             publish(ring);
-        if (ring != NULL)
-            moved |= finish_detach(engine, ring);
+        moved |= finish_detach(engine, ring);
     }
     engine->stats.turns++;
     return moved;
@@ -231,6 +246,8 @@ void engine_free(engine *engine)
                 free_ring(engine->rings[i]);
         engine->exec->calls->destroy(engine->exec);
     }
+    for (uint32_t i = 0; i < engine->nr_stations; i++)
+        station_free(engine->stations[i]);
     if (engine->control_fd >= 0)
         close(engine->control_fd);
     notifier_close(&engine->notifier);

@@ -3,7 +3,7 @@
  *   take -> check -> submit -> one enter -> reap -> answer -> publish -> notify
  *
  * One thread runs it (engine_run) and makes every other call but engine_wake,
- * engine_complete, engine_ring_stats and engine_stats, which any thread may make.
+ * engine_complete and those for statistics, which any thread may make.
  * Nothing here grows with load: a request in service has a record reserved when its
  * ring was attached, and the executor's room for completions is reserved with it.
  */
@@ -13,10 +13,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "station.h"
+
 typedef struct engine engine;
 
 enum { ENGINE_URING, ENGINE_THREADS, ENGINE_MOCK };
-enum { DEVICE_FILE, DEVICE_NULL, DEVICE_ECHO, DEVICE_BACKEND };
+enum { DEVICE_FILE, DEVICE_NULL, DEVICE_ECHO, DEVICE_BACKEND, DEVICE_DELAY };
 enum { EVENT_BROKEN, EVENT_DETACHED, EVENT_REQUESTS };
 
 struct engine_device {
@@ -25,6 +27,7 @@ struct engine_device {
     uint64_t size;
     uint32_t block_size;
     bool read_only;
+    int station; /* of a delay device: what engine_add_station returned */
 };
 
 struct engine_ring_spec {
@@ -47,10 +50,13 @@ struct engine_ring_stats {
     uint64_t requests, responses, errors, bytes_read, bytes_written;
     uint64_t batches, notifications_sent, notifications_held_off;
     uint64_t wakes, spurious_wakes, in_flight, in_flight_peak, fixed_buffer;
+    uint64_t takes;                     /* looks that found requests */
+    uint64_t in_flight_ns, observed_ns; /* their quotient: the mean in flight */
 };
 
 struct engine_stats {
     uint64_t enters, turns, sleeps, credit, credit_used;
+    uint64_t requests, takes, notifications_sent, notifications_held_off; /* of all rings */
 };
 
 struct backend_segment {
@@ -76,6 +82,8 @@ int engine_run(engine *, struct engine_event *events, int max);
 void engine_wake(engine *);
 /* The ring's number, or minus an errno: -ENOBUFS when the credit is used up. */
 int engine_attach(engine *, const struct engine_ring_spec *, const struct engine_device *);
+/* Servers for a delay device, there until the end; their number, or minus an errno. */
+int engine_add_station(engine *, const struct station_plan *);
 /* Begin to let go of a ring; EVENT_DETACHED follows.  drain: answer what is published. */
 int engine_detach(engine *, uint32_t ring, bool drain);
 /* Requests of a DEVICE_BACKEND ring, after EVENT_REQUESTS; their number. */
@@ -83,6 +91,7 @@ int engine_take(engine *, uint32_t ring, struct backend_request *out, int max);
 /* Answer one of them: from any thread; late or unknown answers are ignored. */
 void engine_complete(engine *, uint32_t ring, uint32_t index, uint32_t generation, int64_t result);
 int engine_ring_stats(engine *, uint32_t ring, struct engine_ring_stats *);
+int engine_station_stats(engine *, uint32_t station, struct station_stats *);
 void engine_stats(engine *, struct engine_stats *);
 void engine_free(engine *);
 

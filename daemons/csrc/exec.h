@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "core.h"
+
 enum op_kind {
     OP_KIND_READ,
     OP_KIND_WRITE,
@@ -48,7 +50,9 @@ struct executor_calls {
     const char *name;
     int (*start)(struct executor *); /* on the thread that makes all later calls */
     void (*submit)(struct executor *, struct op *);
-    int (*enter)(struct executor *, uint64_t timeout_ns); /* 0: push, do not wait */
+    /* 0: push, do not wait.  Else wait so long for a completion, or until the alarm. */
+    int (*enter)(struct executor *, uint64_t timeout_ns);
+    uint64_t (*now_ns)(struct executor *); /* the mock's clock is virtual */
     bool (*pending)(struct executor *);                   /* a cheap look */
     struct op *(*reap)(struct executor *);
     int (*add_file)(struct executor *, int fd);           /* index, or minus an errno */
@@ -61,6 +65,7 @@ struct executor_calls {
 
 struct executor {
     const struct executor_calls *calls;
+    uint64_t alarm_ns; /* by its own clock; UINT64_MAX: none */
 };
 
 enum { EXEC_FILES = 2048, EXEC_BUFFERS = 512 };
@@ -73,6 +78,21 @@ struct executor *exec_mock(uint64_t seed, int *error, const char **where);
 
 /* One operation done at once with plain system calls: what threads and mock share. */
 int32_t op_run(const struct op *op, int fd, int rwf_flags);
+
+/* The clock of uring and threads. */
+static inline uint64_t monotonic_now_ns(struct executor *exec)
+{
+    return now_ns();
+}
+
+/* How long to wait for by that clock: until the time-out or the alarm, but never 0. */
+static inline uint64_t patience_ns(struct executor *exec, uint64_t timeout_ns)
+{
+    if (exec->alarm_ns == UINT64_MAX)
+        return timeout_ns;
+    uint64_t now = now_ns(), left = exec->alarm_ns > now ? exec->alarm_ns - now : 1;
+    return left < timeout_ns ? left : timeout_ns;
+}
 
 /* A table of small indices, for files and buffers. */
 struct index_table {

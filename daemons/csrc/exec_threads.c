@@ -12,12 +12,18 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "exec.h"
 
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 0x00000008
+#endif
+
+#ifndef __NR_epoll_pwait2
+#define __NR_epoll_pwait2 441
 #endif
 
 enum { WORKERS = 16, EVENTS = 64 };
@@ -225,10 +231,15 @@ static void ring_bells(struct exec_threads *exec, const struct epoll_event *even
     }
 }
 
-static int timeout_ms(uint64_t timeout_ns)
+static int wait_for_events(int epoll_fd, struct epoll_event *events, uint64_t timeout_ns)
 {
+    struct timespec ts = {.tv_sec = (time_t)(timeout_ns / 1000000000u),
+                          .tv_nsec = (long)(timeout_ns % 1000000000u)};
+    int count = (int)syscall(__NR_epoll_pwait2, epoll_fd, events, EVENTS, &ts, NULL, 0);
+    if (count >= 0 || errno == EINTR) /* before Linux 5.11 there are only milliseconds */
+        return count;
     uint64_t ms = (timeout_ns + 999999) / 1000000;
-    return ms > 1000000000 ? 1000000000 : (int)ms;
+    return epoll_wait(epoll_fd, events, EVENTS, ms > 1000000000 ? 1000000000 : (int)ms);
 }
 
 static int threads_enter(struct executor *base, uint64_t timeout_ns)
@@ -241,7 +252,8 @@ static int threads_enter(struct executor *base, uint64_t timeout_ns)
     set_asleep(exec, true);
     bool ready = atomic_load_explicit(&exec->nr_finished, memory_order_acquire) != 0;
     exec->enters++;
-    int count = epoll_wait(exec->epoll_fd, events, EVENTS, ready ? 0 : timeout_ms(timeout_ns));
+    int count =
+        wait_for_events(exec->epoll_fd, events, ready ? 0 : patience_ns(base, timeout_ns));
     set_asleep(exec, false);
     ring_bells(exec, events, count);
     take_finished(exec);
@@ -317,6 +329,7 @@ static const struct executor_calls threads_calls = {
     .start = threads_start,
     .submit = threads_submit,
     .enter = threads_enter,
+    .now_ns = monotonic_now_ns,
     .pending = threads_pending,
     .reap = threads_reap,
     .add_file = threads_add_file,

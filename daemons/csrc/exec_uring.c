@@ -101,7 +101,9 @@ static int uring_enter_exec(struct executor *base, uint64_t timeout_ns)
     if (timeout_ns == 0 && exec->ring.sq_tail == exec->ring.sq_submitted &&
         !uring_pending(&exec->ring))
         return 0;
-    return uring_enter(&exec->ring, exec->failed ? 0 : timeout_ns);
+    if (timeout_ns > 0)
+        timeout_ns = exec->failed ? 0 : patience_ns(base, timeout_ns);
+    return uring_enter(&exec->ring, timeout_ns);
 }
 
 static bool uring_pending_exec(struct executor *base)
@@ -181,6 +183,7 @@ static const struct executor_calls uring_calls = {
     .start = uring_start,
     .submit = uring_submit,
     .enter = uring_enter_exec,
+    .now_ns = monotonic_now_ns,
     .pending = uring_pending_exec,
     .reap = uring_reap,
     .add_file = uring_add_file,

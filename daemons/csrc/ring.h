@@ -2,6 +2,7 @@
  *
  * serve.c    one request's way: taken, checked, started, done, answered
  * backend.c  the same for requests that Python answers, from other threads
+ * delay.c    the same for requests that are held for a while
  * attach.c   how a ring comes and goes
  * engine.c   the loop over all rings, and the life of the engine
  */
@@ -17,7 +18,7 @@
 #include "wait.h"
 #include "xen.h"
 
-enum { MAX_RINGS = 256, MAX_EVENTS = 4 * MAX_RINGS };
+enum { MAX_RINGS = 256, MAX_EVENTS = 4 * MAX_RINGS, MAX_STATIONS = 64 };
 
 /* What a completed operation was for. */
 enum role { ROLE_REQUEST, ROLE_BELL, ROLE_CONTROL, ROLE_LETTING_GO };
@@ -32,6 +33,7 @@ struct request {
     uint64_t done;        /* bytes moved so far */
     uint32_t generation;
     bool in_service, in_executor, with_backend;
+    struct visit visit;     /* at the station of a delay device */
     struct op canceller; /* cancels `op` when the ring is let go */
 };
 
@@ -42,6 +44,8 @@ struct ring {
     struct xen_back back;
     struct memory memory;
     struct engine_device device;
+    struct station *station; /* of a delay device, else NULL */
+    uint64_t looked_ns;      /* when its requests were seen, for the station */
     uint32_t protocol;
     int wait_fd, notify_fd;
     int bell_file, device_file, buffer;
@@ -53,6 +57,7 @@ struct ring {
     struct request *requests, *free, *for_backend, *for_backend_last;
     struct iovec *iovs;
     uint32_t operations; /* in the executor, cancels and doorbell included */
+    uint64_t attached_ns, accounted_ns, accounted_in_flight;
     struct engine_ring_stats stats;
 };
 
@@ -76,6 +81,8 @@ struct engine {
     _Atomic bool woken;
     struct engine_event events[MAX_EVENTS];
     uint32_t nr_events;
+    struct station *stations[MAX_STATIONS];
+    uint32_t nr_stations;
     pthread_mutex_t mutex; /* over the injected answers and the statistics' copy */
     struct injected *injected;
     uint32_t nr_injected;
@@ -90,6 +97,11 @@ static inline struct ring *ring_of(struct engine *engine, uint32_t number)
     return ring != NULL && ring->number == number ? ring : NULL;
 }
 
+static inline uint64_t engine_now_ns(struct engine *engine)
+{
+    return engine->exec->calls->now_ns(engine->exec);
+}
+
 /* ---- engine.c ---- */
 
 void ring_control(struct engine *engine);
@@ -101,6 +113,10 @@ void add_event(struct engine *engine, struct ring *ring, uint32_t kind, const ch
 void submit_op(struct ring *ring, struct op *op);
 /* Write a response; it is published at the end of the turn. */
 void answer(struct ring *ring, struct request *req, int64_t result);
+/* What the null device answers, which forgets writes and reads zeroes. */
+void answer_as_null(struct ring *ring, struct request *req);
+/* The request of this id in service, if any. */
+struct request *find(struct ring *ring, uint64_t id);
 /* A request's record is free again; nothing is answered. */
 void give_back(struct ring *ring, struct request *req);
 /* Requests that may be taken now; -1 if req_prod is impossible. */
@@ -115,7 +131,19 @@ void publish(struct ring *ring);
 /* ---- backend.c ---- */
 
 void hand_to_backend(struct ring *ring, struct request *req);
-void take_injected(struct engine *engine);
+/* True if there was anything to take. */
+bool take_injected(struct engine *engine);
+
+/* ---- delay.c ---- */
+
+void delay_start(struct ring *ring, struct request *req);
+/* Its ring is let go: it leaves the station, unanswered. */
+void delay_drop(struct ring *ring, struct request *req);
+/* When the next request of any station is to be answered, or NEVER_DUE. */
+uint64_t delay_due_ns(const struct engine *engine);
+bool delay_is_due(struct engine *engine);
+/* Answer all that is due; true if there was any. */
+bool delay_turn(struct engine *engine);
 
 /* ---- attach.c ---- */
 

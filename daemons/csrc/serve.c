@@ -51,20 +51,24 @@ static void break_ring(struct ring *ring, const char *reason)
 
 static void notify_front(struct ring *ring)
 {
-    if (notifier_raise(&ring->engine->notifier, ring->notify_fd))
-        ring->stats.notifications_sent++;
-    else
+    if (!notifier_raise(&ring->engine->notifier, ring->notify_fd)) {
         break_ring(ring, "the frontend made its eventfd blocking");
+        return;
+    }
+    ring->stats.notifications_sent++;
+    ring->engine->stats.notifications_sent++;
 }
 
 void publish(struct ring *ring)
 {
     ring->dirty = false;
     ring->stats.batches++;
-    if (xen_back_publish(&ring->back))
+    if (xen_back_publish(&ring->back)) {
         notify_front(ring);
-    else
-        ring->stats.notifications_held_off++;
+        return;
+    }
+    ring->stats.notifications_held_off++;
+    ring->engine->stats.notifications_held_off++;
 }
 
 /* ---- from a request to an operation ---- */
@@ -88,7 +92,7 @@ static void start_io(struct ring *ring, struct request *req, enum op_kind kind)
     submit_op(ring, &req->op);
 }
 
-static struct request *find(struct ring *ring, uint64_t id)
+struct request *find(struct ring *ring, uint64_t id)
 {
     for (uint32_t i = 0; i < ring->back.ring.nr_slots; i++) {
         struct request *req = &ring->requests[i];
@@ -125,7 +129,7 @@ static void start_file(struct ring *ring, struct request *req)
 }
 
 /* Writes are forgotten, reads are zeroes. */
-static void start_null(struct ring *ring, struct request *req)
+void answer_as_null(struct ring *ring, struct request *req)
 {
     const struct checked *checked = &req->checked;
     if (checked->op == WIRE_READ)
@@ -142,7 +146,10 @@ static void start(struct ring *ring, struct request *req)
         start_file(ring, req);
         break;
     case DEVICE_NULL:
-        start_null(ring, req);
+        answer_as_null(ring, req);
+        break;
+    case DEVICE_DELAY:
+        delay_start(ring, req);
         break;
     case DEVICE_ECHO:
         answer(ring, req, req->checked.op == WIRE_ECHO
@@ -199,6 +206,8 @@ bool serve(struct ring *ring)
         break_ring(ring, "req_prod claims more requests than the ring has slots");
         return true;
     }
+    if (ready > 0 && ring->station != NULL)
+        ring->looked_ns = engine_now_ns(ring->engine);
     uint64_t bytes = 0;
     uint32_t taken = 0;
     while (taken < ready && taken < TURN_REQUESTS && bytes < TURN_BYTES) {
@@ -206,6 +215,9 @@ bool serve(struct ring *ring)
         taken++;
     }
     if (taken > 0) {
+        ring->stats.takes++;
+        ring->engine->stats.takes++;
+        ring->engine->stats.requests += taken;
         ring->worked = true;
         ring->empty_wakes = 0;
         ring->arm_after_ns = 0;

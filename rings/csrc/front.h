@@ -15,6 +15,8 @@
 
 #include <pthread.h>
 
+#include "gauge.h"
+#include "load.h"
 #include "wait.h"
 #include "xen.h"
 
@@ -48,6 +50,7 @@ enum call_state {
     CALL_HELD,  /* `answer`, inside `holder`, is owed the result */
     CALL_WAITED, /* a thread inside `call` has `waited` on its stack */
     CALL_MANY,   /* part `part` of a transfer of many blocks */
+    CALL_LOAD,   /* buffer slot `part` of a load */
     CALL_DONE,   /* answered; in the done list until the holder is collected */
 };
 
@@ -80,6 +83,8 @@ struct call {
         struct answer *answer;
         struct waited *waited;
         struct many *many;
+        struct load *load;
+        void *owner; /* of `many` or `load` */
     };
     uint64_t part;
 };
@@ -102,6 +107,8 @@ struct front {
     struct spin spin;
     const char *_Atomic broken; /* why, once it is */
     struct front_stats stats;
+    struct gauge *gauge; /* NULL: nobody watches how full the ring is */
+    uint64_t flushed_ns, answered_ns; /* when last, if somebody watches */
 };
 
 static inline int64_t front_look(void *arg)
@@ -153,11 +160,19 @@ static inline void front_fill(struct call *call, struct io_request *slot, uint8_
     call->length = length;
 }
 
+/* Tell the gauge what the ring's own indices say is in flight.  Mutex held. */
+static inline void front_gauge(struct front *front, uint64_t now)
+{
+    gauge_note(front->gauge, now, front->ring.req_prod_pvt - front->ring.rsp_cons);
+}
+
 /* Publish what was claimed; wake the back if it asked for that.  Mutex held. */
 static inline void front_flush(struct front *front)
 {
     if (front->ring.req_published == front->ring.req_prod_pvt)
         return;
+    if (front->gauge != NULL)
+        front_gauge(front, front->flushed_ns = now_ns());
     if (!xen_front_publish(&front->ring)) {
         front->stats.held_off++;
         return;
@@ -215,6 +230,10 @@ static inline bool front_answered(struct front *front, const struct io_response 
         many_answered(call->many, call->part, result);
         front_free_call(front, index);
         return true;
+    case CALL_LOAD:
+        load_answered(call->load, call->part, result, front->answered_ns);
+        front_free_call(front, index);
+        return true;
     default:
         return false;
     }
@@ -226,6 +245,8 @@ static inline void front_dispatch(struct front *front)
     int64_t ready = front->broken ? 0 : xen_front_ready(&front->ring);
     if (ready < 0)
         front->broken = "the daemon published more responses than there were requests";
+    if (ready > 0 && front->gauge != NULL)
+        front->answered_ns = now_ns();
     for (int64_t i = 0; i < ready; i++) {
         struct io_response response;
         xen_front_copy(&front->ring, (uint32_t)i, &response, sizeof response);
@@ -237,6 +258,8 @@ static inline void front_dispatch(struct front *front)
     }
     if (ready > 0)
         xen_front_release(&front->ring, (uint32_t)ready);
+    if (ready > 0 && front->gauge != NULL)
+        front_gauge(front, front->answered_ns);
 }
 
 /* Lead for one wait: mutex held at entry and exit, free while waiting. */

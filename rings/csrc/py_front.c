@@ -144,6 +144,8 @@ static void front_dealloc(Front *self)
     PyObject_GC_UnTrack(self);
     front_clear(self);
     Py_XDECREF(self->answer_type);
+    if (self->gauge_view.obj != NULL)
+        PyBuffer_Release(&self->gauge_view);
     if (self->held)
         PyBuffer_Release(&self->view);
     pthread_mutex_destroy(&self->front.mutex);
@@ -198,6 +200,7 @@ static PyObject *front_close(Front *self, PyObject *ignored)
 {
     if (self->front.leading || self->front.followers > 0)
         return py_raise("BusyError", "another thread is waiting on this frontend");
+    front_unwatch(self);
     if (self->held) {
         self->held = false;
         PyBuffer_Release(&self->view);
@@ -214,6 +217,9 @@ static PyMethodDef front_methods[] = {
     {"wait_credit", (PyCFunction)front_wait_credit, METH_O, NULL},
     {"call", (PyCFunction)(void (*)(void))front_call, METH_FASTCALL, NULL},
     {"many", (PyCFunction)(void (*)(void))front_many, METH_FASTCALL, NULL},
+    {"watch", (PyCFunction)front_watch, METH_VARARGS, NULL},
+    {"unwatch", (PyCFunction)front_unwatch_, METH_NOARGS, NULL},
+    {"load", (PyCFunction)(void (*)(void))front_load, METH_VARARGS | METH_KEYWORDS, NULL},
     {"in_flight", (PyCFunction)front_in_flight_, METH_NOARGS, NULL},
     {"statistics", (PyCFunction)front_statistics, METH_NOARGS, NULL},
     {"break_", (PyCFunction)front_break_, METH_NOARGS, NULL},

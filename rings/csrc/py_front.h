@@ -1,4 +1,5 @@
-/* rings._core.Front in three files: its life and facts, submitting, and waiting.
+/* rings._core.Front in five files: its life and facts, submitting, waiting, transfers of
+ * many blocks, and loads that measure.
  *
  * Under every method lies front.h; here is what needs Python.
  */
@@ -24,6 +25,8 @@ typedef struct {
     PyObject *on_hangup; /* called when the control socket has something; raises if it is over */
     PyObject *orphan;    /* called with a holder when nobody waits any more; returns an Answer */
     struct front front;
+    struct gauge gauge;
+    Py_buffer gauge_view; /* obj NULL: nobody watches */
 } Front;
 
 /* op, offset, length, gref, generation, segment offset; gref None: no segment. */
@@ -69,6 +72,15 @@ PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count);
 
 /* ---- py_front_many.c ---- */
 
+/* Give up on everything in flight of `owner`, a struct many or load: see orphan(). */
+void front_orphan_all(Front *self, void *owner, PyObject *holder);
 PyObject *front_many(Front *self, PyObject *const *args, Py_ssize_t count);
+
+/* ---- py_front_load.c ---- */
+
+void front_unwatch(Front *self);
+PyObject *front_watch(Front *self, PyObject *args);
+PyObject *front_unwatch_(Front *self, PyObject *ignored);
+PyObject *front_load(Front *self, PyObject *args, PyObject *kwargs);
 
 #endif

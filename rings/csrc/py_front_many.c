@@ -69,28 +69,26 @@ static enum wait_result many_run(struct many_call *call, uint64_t deadline_ns)
     return result;
 }
 
-static struct call *many_next_open(struct many_call *call, uint32_t *from)
+static struct call *next_open(struct front *front, const void *owner, uint32_t *from)
 {
-    struct front *front = &call->self->front;
     for (; *from < front->nr_calls; (*from)++) {
         struct call *one = &front->calls[*from];
-        if (one->state == CALL_MANY && one->many == &call->many)
+        if ((one->state == CALL_MANY || one->state == CALL_LOAD) && one->owner == owner)
             return one;
     }
     return NULL;
 }
 
-/* Give up on every block in flight: see orphan(). */
-static void many_orphan(struct many_call *call, PyObject *holder)
+void front_orphan_all(Front *self, void *owner, PyObject *holder)
 {
-    struct front *front = &call->self->front;
+    struct front *front = &self->front;
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     uint32_t from = 0;
     for (;;) {
-        PyObject *keeper = front_make_keeper(call->self, holder);
+        PyObject *keeper = front_make_keeper(self, holder);
         pthread_mutex_lock(&front->mutex);
-        struct call *one = many_next_open(call, &from);
+        struct call *one = next_open(front, owner, &from);
         if (one != NULL && keeper != NULL)
             front_give_holder(one, keeper);
         else if (one != NULL)
@@ -128,7 +126,7 @@ static PyObject *many_outcome(struct many_call *call, int result, PyObject *hold
     if (result == WAIT_READY && call->many.error == 0)
         return PyLong_FromUnsignedLongLong(call->many.completed);
     if (result != WAIT_READY)
-        many_orphan(call, holder);
+        front_orphan_all(call->self, &call->many, holder);
     if (result == WAIT_READY) {
         errno = (int)-call->many.error;
         PyErr_SetFromErrno(PyExc_OSError);

@@ -1,0 +1,1 @@
+"""Ring-sizing stress tests: `python -m rings stress`."""
