@@ -16,6 +16,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -259,6 +260,7 @@ class Engine:
         """Counters of the engine, and of each ring under ``rings``."""
         total: dict[str, object] = {"engine": self.name, "why": self.why}
         total.update(wire.engine_statistics(self._engine))
+        total["cpu_s"] = self._cpu_s()
         rings = list(self._rings)
         stations = self._stations.items()
         total["stations"] = {
@@ -267,3 +269,10 @@ class Engine:
         }
         total["rings"] = {ring: self.ring_statistics(ring) for ring in rings}
         return total
+
+    def _cpu_s(self) -> float:
+        """Return the processor time that the engine's thread has used."""
+        thread = self._thread
+        if thread is None or thread.ident is None or not thread.is_alive():
+            return 0.0
+        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))

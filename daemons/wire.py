@@ -22,13 +22,17 @@ DEVICE_KINDS: Final = {
 RING_STATS: Final = (
     "requests", "responses", "errors", "bytes_read", "bytes_written", "batches",
     "notifications_sent", "notifications_held_off", "wakes", "spurious_wakes",
-    "in_flight", "in_flight_peak", "fixed_buffer",
+    "in_flight", "in_flight_peak", "fixed_buffer", "takes", "in_flight_ns",
+    "observed_ns",
 )  # fmt: skip
 STATION_STATS: Final = (
     "served", "abandoned", "in_service", "in_service_peak", "queued", "queued_peak",
     "busy_ns", "waited_ns", "late_ns", "late_peak_ns",
 )  # fmt: skip
-ENGINE_STATS: Final = ("enters", "turns", "sleeps", "credit", "credit_used")
+ENGINE_STATS: Final = (
+    "enters", "turns", "sleeps", "credit", "credit_used", "requests", "takes",
+    "notifications_sent", "notifications_held_off",
+)  # fmt: skip
 
 
 def errno_name(code: int) -> str:

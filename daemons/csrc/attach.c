@@ -188,6 +188,7 @@ int engine_attach(engine *engine, const struct engine_ring_spec *spec,
     ring->number = (engine->lives++ % (INT32_MAX / MAX_RINGS)) * MAX_RINGS + (uint32_t)place;
     ring->protocol = spec->protocol;
     ring->device = *device;
+    ring->attached_ns = ring->accounted_ns = engine_now_ns(engine);
     if (device->kind == DEVICE_DELAY)
         ring->station = engine->stations[device->station];
     ring->wait_fd = spec->wait_fd;

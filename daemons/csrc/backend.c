@@ -29,10 +29,10 @@ void engine_complete(engine *engine, uint32_t ring, uint32_t index, uint32_t gen
     ring_control(engine);
 }
 
-void take_injected(struct engine *engine)
+bool take_injected(struct engine *engine)
 {
     if (atomic_load_explicit(&engine->any_injected, memory_order_acquire) == 0)
-        return;
+        return false;
     pthread_mutex_lock(&engine->mutex);
     for (uint32_t i = 0; i < engine->nr_injected; i++) {
         struct injected *one = &engine->injected[i];
@@ -46,6 +46,7 @@ void take_injected(struct engine *engine)
     engine->nr_injected = 0;
     atomic_store_explicit(&engine->any_injected, 0, memory_order_relaxed);
     pthread_mutex_unlock(&engine->mutex);
+    return true;
 }
 
 int engine_take(engine *engine, uint32_t number, struct backend_request *out, int max)

@@ -75,6 +75,15 @@ static enum wait_result sleep_engine(void *arg, uint64_t deadline_ns)
     return WAIT_READY;
 }
 
+/* The area under the curve of what is in flight, as it stands at the ends of turns. */
+static void account(struct ring *ring, uint64_t now)
+{
+    ring->stats.in_flight_ns += ring->accounted_in_flight * (now - ring->accounted_ns);
+    ring->stats.observed_ns = now - ring->attached_ns;
+    ring->accounted_in_flight = ring->stats.in_flight;
+    ring->accounted_ns = now;
+}
+
 /* One turn for everybody: true if anything moved. */
 static bool turn(struct engine *engine)
 {
@@ -91,14 +100,18 @@ static bool turn(struct engine *engine)
         completed(engine, op);
         moved = true;
     }
-    take_injected(engine);
+    moved |= take_injected(engine);
     moved |= delay_turn(engine);
+    uint64_t now = moved ? engine_now_ns(engine) : 0;
     for (uint32_t i = 0; i < engine->nr_rings; i++) {
         struct ring *ring = engine->rings[i];
-        if (ring != NULL && ring->dirty)
+        if (ring == NULL)
+            continue;
+        if (moved)
+            account(ring, now);
+        if (ring->dirty)
             publish(ring);
-        if (ring != NULL)
-            moved |= finish_detach(engine, ring);
+        moved |= finish_detach(engine, ring);
     }
     engine->stats.turns++;
     return moved;

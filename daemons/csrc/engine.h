@@ -50,10 +50,13 @@ struct engine_ring_stats {
     uint64_t requests, responses, errors, bytes_read, bytes_written;
     uint64_t batches, notifications_sent, notifications_held_off;
     uint64_t wakes, spurious_wakes, in_flight, in_flight_peak, fixed_buffer;
+    uint64_t takes;                     /* looks that found requests */
+    uint64_t in_flight_ns, observed_ns; /* their quotient: the mean in flight */
 };
 
 struct engine_stats {
     uint64_t enters, turns, sleeps, credit, credit_used;
+    uint64_t requests, takes, notifications_sent, notifications_held_off; /* of all rings */
 };
 
 struct backend_segment {

@@ -57,6 +57,7 @@ struct ring {
     struct request *requests, *free, *for_backend, *for_backend_last;
     struct iovec *iovs;
     uint32_t operations; /* in the executor, cancels and doorbell included */
+    uint64_t attached_ns, accounted_ns, accounted_in_flight;
     struct engine_ring_stats stats;
 };
 
@@ -130,7 +131,8 @@ void publish(struct ring *ring);
 /* ---- backend.c ---- */
 
 void hand_to_backend(struct ring *ring, struct request *req);
-void take_injected(struct engine *engine);
+/* True if there was anything to take. */
+bool take_injected(struct engine *engine);
 
 /* ---- delay.c ---- */
 

@@ -51,20 +51,24 @@ static void break_ring(struct ring *ring, const char *reason)
 
 static void notify_front(struct ring *ring)
 {
-    if (notifier_raise(&ring->engine->notifier, ring->notify_fd))
-        ring->stats.notifications_sent++;
-    else
+    if (!notifier_raise(&ring->engine->notifier, ring->notify_fd)) {
         break_ring(ring, "the frontend made its eventfd blocking");
+        return;
+    }
+    ring->stats.notifications_sent++;
+    ring->engine->stats.notifications_sent++;
 }
 
 void publish(struct ring *ring)
 {
     ring->dirty = false;
     ring->stats.batches++;
-    if (xen_back_publish(&ring->back))
+    if (xen_back_publish(&ring->back)) {
         notify_front(ring);
-    else
-        ring->stats.notifications_held_off++;
+        return;
+    }
+    ring->stats.notifications_held_off++;
+    ring->engine->stats.notifications_held_off++;
 }
 
 /* ---- from a request to an operation ---- */
@@ -211,6 +215,9 @@ bool serve(struct ring *ring)
         taken++;
     }
     if (taken > 0) {
+        ring->stats.takes++;
+        ring->engine->stats.takes++;
+        ring->engine->stats.requests += taken;
         ring->worked = true;
         ring->empty_wakes = 0;
         ring->arm_after_ns = 0;
