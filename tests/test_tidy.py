@@ -27,7 +27,8 @@ LAYERS = (
     "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
     " rings.link rings.rendezvous",
-    "rings.handle rings.ranges rings.requester rings.copying rings.block rings.frontend"
+    "rings.depth rings.handle rings.doubt rings.ranges rings.requester rings.copying"
+    " rings.block rings.frontend"
     " rings.interpreters rings.sandbox",
     "rings",
     "daemons._engine rings.machine rings.doctor",

@@ -15,6 +15,7 @@
 
 #include <pthread.h>
 
+#include "limit.h"
 #include "wait.h"
 #include "xen.h"
 
@@ -85,7 +86,7 @@ struct call {
 };
 
 struct front_stats {
-    uint64_t requests, responses, notifications, held_off, in_flight_peak, full, sleeps;
+    uint64_t requests, responses, notifications, held_off, in_flight_peak, full, sleeps, limited;
 };
 
 struct front {
@@ -102,6 +103,7 @@ struct front {
     struct spin spin;
     const char *_Atomic broken; /* why, once it is */
     struct front_stats stats;
+    struct limit limit;
 };
 
 static inline int64_t front_look(void *arg)
@@ -121,9 +123,20 @@ static inline uint32_t front_in_flight(const struct front *front)
     return front->nr_calls - front->nr_free - front->nr_done;
 }
 
+/* Whether a request may be claimed: the ring has room and the limit leaves some. */
+static inline bool front_has_credit(const struct front *front)
+{
+    return front->nr_free > 0 && xen_front_credit(&front->ring) > 0 &&
+           front_in_flight(front) < front->limit.now;
+}
+
 /* The next request's entry, its slot in *slot; NULL without credit.  Mutex held. */
 static inline struct call *front_claim(struct front *front, struct io_request **slot)
 {
+    if (front_in_flight(front) >= front->limit.now) {
+        front->stats.limited++;
+        return NULL;
+    }
     if (front->nr_free == 0 || xen_front_credit(&front->ring) == 0) {
         front->stats.full++;
         return NULL;
@@ -158,6 +171,8 @@ static inline void front_flush(struct front *front)
 {
     if (front->ring.req_published == front->ring.req_prod_pvt)
         return;
+    if (front->limit.adapts)
+        limit_note(&front->limit, now_ns(), front_in_flight(front), 0);
     if (!xen_front_publish(&front->ring)) {
         front->stats.held_off++;
         return;
@@ -235,8 +250,11 @@ static inline void front_dispatch(struct front *front)
         }
         front->stats.responses++;
     }
-    if (ready > 0)
-        xen_front_release(&front->ring, (uint32_t)ready);
+    if (ready <= 0)
+        return;
+    xen_front_release(&front->ring, (uint32_t)ready);
+    if (front->limit.adapts)
+        limit_note(&front->limit, now_ns(), front_in_flight(front), (uint32_t)ready);
 }
 
 /* Lead for one wait: mutex held at entry and exit, free while waiting. */

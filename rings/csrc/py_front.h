@@ -1,4 +1,4 @@
-/* rings._core.Front in three files: its life and facts, submitting, and waiting.
+/* rings._core.Front: its life and facts, submitting, waiting, and how deep it goes.
  *
  * Under every method lies front.h; here is what needs Python.
  */
@@ -70,5 +70,10 @@ PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count);
 /* ---- py_front_many.c ---- */
 
 PyObject *front_many(Front *self, PyObject *const *args, Py_ssize_t count);
+
+/* ---- py_front_depth.c ---- */
+
+PyObject *front_set_depth(Front *self, PyObject *const *args, Py_ssize_t count);
+PyObject *front_statistics(Front *self, PyObject *ignored);
 
 #endif
