@@ -1,11 +1,11 @@
-"""``python -m bench block`` and ``python -m bench messages``; ``--help`` for more."""
+"""``python -m bench block``, ``messages`` or ``advice``; ``--help`` for more."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 
-SUBCOMMANDS = ("block", "messages")
+SUBCOMMANDS = ("block", "messages", "advice")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -63,9 +63,14 @@ class Station(NamedTuple):
     def quantile_s(self, share: float) -> float:
         """Return the time within which `share` of the accepted are answered."""
         if self.halved:
-            wait = Mixture(self.found, self.servers, self.service_s, wait_only=True)
-            return self.service_s + wait.quantile_s(share) / 2
+            return self.service_s + self._steady_wait_s(share)
         return Mixture(self.found, self.servers, self.service_s).quantile_s(share)
+
+    def _steady_wait_s(self, share: float) -> float:
+        """Constant services leave at a steady pace: the place in the queue decides."""
+        sums = enumerate(accumulate(self.found))
+        place = next((n for n, below in sums if below >= share), len(self.found))
+        return max(0, place - self.servers) / 2 * self.service_s / self.servers
 
 
 class Mixture:
@@ -76,15 +81,12 @@ class Mixture:
         found: Sequence[float],
         servers: int,
         service_s: float,
-        *,
-        wait_only: bool = False,
     ) -> None:
-        self._at_once = 0.0 if wait_only else math.fsum(found[:servers])
+        self._at_once = math.fsum(found[:servers])
         self._stages = found[servers:]
         self._beyond = list(accumulate(reversed(self._stages), initial=0.0))[::-1]
         self._servers = servers
         self._service_s = service_s
-        self._is_served = not wait_only
 
     def above(self, time_s: float) -> float:
         """Return the probability of taking longer than `time_s`."""
@@ -98,7 +100,7 @@ class Mixture:
         first, weights = poisson(departures)
         last = first + len(weights) - 1
         keep = 1 - 1 / self._servers
-        stages, is_served = self._stages, self._is_served
+        stages = self._stages
         total = self._beyond[min(last + 1, len(stages))]
         waiting, served = 1.0, 0.0
         for k in range(last, -1, -1):
@@ -106,7 +108,7 @@ class Mixture:
                 total += stages[k] * (waiting + served)
             weight = weights[k - first] if k >= first else 0.0
             waiting = max(0.0, waiting - weight) if k > first else 0.0
-            served = keep * served + weight if is_served else 0.0
+            served = keep * served + weight
             if k <= first and served < 1e-18:
                 break
         return total
