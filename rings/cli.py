@@ -5,6 +5,7 @@
     rings doctor   what this machine allows, and what to change
     rings size     how large a ring to use, and why
     rings stress   measure rings of many sizes: which one is enough?
+    rings report   draw what `rings stress --json` wrote
 
 Each takes `--json` for programs.  The exit code is 0, or 1 if there is no
 daemon to ask, the doctor found a failure, or no ring does what is asked of it.
@@ -22,6 +23,7 @@ from . import doctor, size
 from .errors import RingError
 from .rendezvous import query
 from .stress import command as stress
+from .stress import report
 from .table import table, text
 
 
@@ -103,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
         command = _add(commands, name, function.__doc__, function)
         command.add_argument("--socket", metavar="PATH", help="the daemon's address")
         command.add_argument("--json", action="store_true", help="for programs")
-    for name, module in {"size": size, "stress": stress}.items():
+    for name, module in {"size": size, "stress": stress, "report": report}.items():
         module.add_arguments(_add(commands, name, module.__doc__, module.run))
     return top
 

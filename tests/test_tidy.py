@@ -41,7 +41,8 @@ LAYERS = (
     "rings.stress.quantities rings.stress.device rings.stress.cell rings.stress.plan"
     " rings.stress.worker rings.stress.crew rings.stress.measure rings.stress.stage"
     " rings.stress.sweep rings.stress.terminal rings.stress.command rings.stress"
-    " rings.stress.findings rings.stress.growth rings.stress.strips"
+    " rings.stress.findings rings.stress.growth rings.stress.conclusions"
+    " rings.stress.strips"
     " rings.stress.effects rings.stress.canvas rings.stress.plots rings.stress.svg"
     " rings.stress.charts rings.stress.style rings.stress.cells_table"
     " rings.stress.page rings.stress.report",

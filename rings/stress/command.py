@@ -2,7 +2,7 @@
 
     rings stress --quick
     rings stress --device delay:K=100,S=5ms order=0..6
-    rings stress --device null order=0..6 batch=1,4,16,64 --json sweep.json
+    rings stress --device null order=0..6 batch=1,4,16,64 --html sweep.html
 
 Without axes or devices: the sweep that answers all four questions, under five minutes.
 """
@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engine", default="auto", help="of the daemon: auto, uring, threads or mock")
     add("--json", type=Path, metavar="FILE", help="keep all here; go on if it exists")
     add("--csv", type=Path, metavar="FILE", help="a line for each cell")
+    add("--html", type=Path, metavar="FILE", help="a report in one file")
+    add("--plots", type=Path, metavar="FOLDER", help="the charts as PNG")
     add("--fresh", action="store_true", help="measure again what FILE has")
     add("--list", action="store_true", help="say what would be measured")
 
@@ -110,7 +112,7 @@ def _print(result: Mapping[str, Any], console: Console) -> None:
 
     terminal.table(console, result["cells"])
     console.print()
-    for sentence in result.get("advice", ()):
+    for sentence in result["advice"]:
         console.print(sentence)
     terminal.invalid(console, result["cells"])
 
@@ -121,6 +123,10 @@ def _write(
     if options.csv:
         options.csv.write_text(as_csv(result["cells"]))
     written = [options.json, options.csv]
+    if options.html or options.plots:
+        from . import report
+
+        written += report.write(result, options.html, options.plots)
     for path in filter(None, written):
         console.print(f"wrote {path}")
 

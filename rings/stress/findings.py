@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from .cell import Cell as Settings
 from .quantities import duration, rate, times
 
 Cell: TypeAlias = Mapping[str, Any]
@@ -28,6 +29,12 @@ FOLLOWS = {
 GROWS = 1.2  # a ratio of latencies from which we speak of longer
 HOLDS = 2.0  # up to this many times the least p99 a latency still holds
 MOST = 4  # groups of a kind that are drawn; the table has them all
+
+USUAL: Mapping[str, Any] = {
+    name: value
+    for name, value in Settings().parameters().items()
+    if name not in ("device", "slots")
+}
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "slots": lambda value: f"{value:,} slots",
@@ -45,6 +52,7 @@ WORDS: Mapping[str, Callable[[Any], str]] = {
         "" if value == "block" else f"{value.replace('_', ' ')} when full"
     ),
     "wait": lambda value: f"wait {value}",
+    "place": lambda value: {"one": "one core", "two": "two cores"}.get(value, ""),
 }
 
 
@@ -70,8 +78,9 @@ def varied(cells: Iterable[Cell]) -> list[str]:
 
 
 def label(of: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Return the named parameters in words."""
-    return ", ".join(filter(None, (said(n, of[n]) for n in names if n in of)))
+    """Return the named parameters in words, those that are as usual left out."""
+    told = (n for n in names if n in of and of[n] != USUAL.get(n))
+    return ", ".join(filter(None, (said(n, of[n]) for n in told)))
 
 
 def latency(cell: Cell, name: str) -> float | None:
@@ -108,6 +117,11 @@ class Group:
         return all(self.fixed[n] == fixed[n] for n in self.fixed.keys() & fixed.keys())
 
 
+def rank(value: Any) -> tuple[str, float]:
+    """Return what sorts a parameter: numbers by size, then names."""
+    return (value, 0) if isinstance(value, str) else ("", value or 0)
+
+
 def groups(result: Result, *over: str) -> list[Group]:
     """Return all groups of cells over some parameters, the fullest first."""
     names = [n for n in varied(result["cells"]) if n not in over]
@@ -119,7 +133,7 @@ def groups(result: Result, *over: str) -> list[Group]:
         Group(
             label(fixed := json.loads(same), names),
             fixed,
-            sorted(cells, key=lambda c: [c["parameters"][n] or 0 for n in over]),
+            sorted(cells, key=lambda c: [rank(c["parameters"][n]) for n in over]),
         )
         for same, cells in found.items()
     ]

@@ -21,6 +21,7 @@ from ..advice import knee
 from ..errors import RingError
 from ..usl import fit_usl
 from .cell import Cell
+from .conclusions import advice
 from .stage import Stage
 
 VERSION: Final = 1
@@ -100,7 +101,7 @@ class Sweep:
 
     def told(self) -> Result:
         """Return all of it as JSON has it."""
-        return {
+        result = {
             "version": VERSION,
             "command": list(self.command),
             "started": self.started,
@@ -111,6 +112,7 @@ class Sweep:
             "knees": knees(self.cells, self.p99_s),
             "usl": usl_curves(self.cells),
         }
+        return {**result, "advice": advice(result)}
 
 
 def measured(cell: Cell, stage: Stage) -> Result:
