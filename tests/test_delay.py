@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -412,3 +413,15 @@ def test_the_process_is_told(engine: str) -> None:
         assert after["process"][name] >= before["process"][name] >= least, name
     assert after["process"]["resident"] > 1 << 20
     assert after["engine"]["cpu_s"] > before["engine"]["cpu_s"] >= 0
+
+
+def test_every_counter_is_on_the_page(engine: str) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "DEVICES.md").read_text()
+    with delay(engine, 1, "1ms") as address, open_delay(address) as disk:
+        disk.flush()
+        report = query(address)
+    (counted,) = [told["ring"] for told in report["sessions"] if told["ring"]]
+    parts = (counted, report["stations"]["delay0"], report["process"])
+    names = {name for part in parts for name in part} | report["engine"].keys()
+    names -= {"name", "why"}
+    assert {name for name in names if f"`{name}`" not in page} == set()
