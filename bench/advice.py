@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     print(table([shown(each) for each in rows]))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    off = [r["load"] for r in rows if r["orders"] is None or abs(r["orders"]) > 1]
+    off = [each["load"] for each in rows if is_off(each)]
     print(f"\n{len(rows) - len(off)} of {len(rows)} within one order")
     return 1 if off and not options.smoke else 0
 
@@ -173,6 +173,11 @@ def row(workload: Workload, cells: list[dict[str, Any]]) -> dict[str, Any]:
             for c in cells
         ],
     }
+
+
+def is_off(row: dict[str, Any]) -> bool:
+    """Whether the advice is more than one order away, or nothing met the objective."""
+    return row["orders"] is None or abs(row["orders"]) > 1
 
 
 def shown(row: dict[str, Any]) -> dict[str, object]:
