@@ -151,9 +151,10 @@ def test_devices_without_an_image() -> None:
             devices.echo("e"),
             devices.null("n"),
             devices.python("p", service),
+            devices.delay("d", servers=3, service_ns=5),
         )
     ]
-    assert [fact.kind for fact in facts] == ["echo", "null", "python"]
+    assert [fact.kind for fact in facts] == ["echo", "null", "python", "delay"]
     assert (facts[2].size, facts[2].block_size) == (4096, 8)
     for fact in facts:
         assert fact.size % fact.block_size == 0

@@ -49,6 +49,11 @@ MUTANTS = {
         "if (segment->first_sect > segment->last_sect || segment->last_sect > 7)",
         "if (false)",
     ),
+    "ring let go with requests at a station": (
+        "daemons/csrc/attach.c",
+        "delay_drop(ring, req);",
+        "give_back(ring, req);",
+    ),
     "ring let go with I/O in flight": (
         "daemons/csrc/attach.c",
         "if (!ring->detached || ring->operations > 0 || ring->dirty)",

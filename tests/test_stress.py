@@ -209,6 +209,54 @@ def test_a_spoilt_count_is_flagged(stage, monkeypatch):
     assert "Little check 0." in told["why_invalid"]
 
 
+def test_a_depth_that_is_found_by_trial_is_told(stage):
+    told = stage.measure(Cell(DELAY, slots=128, depth="auto", seconds=0.2))
+    limit = told["limit"]
+    assert 1 <= limit["min"] <= limit["final"] <= limit["max"] <= 128
+    assert told["occupancy"]["mean"] < 128
+
+
+def test_lateness_of_who_had_to_wait_is_not_the_senders(stage):
+    cell = Cell(DELAY, slots=16, seconds=0.3, rate_per_s=10_000, arrivals="even")
+    told = stage.measure(cell)
+    assert told["latency_us"]["p50"] > 10_000  # half the arrivals find no room
+    assert told["late_us"] < told["latency_us"]["p50"] / 10
+
+
+@pytest.mark.parametrize("place", ["free", "one", "two"])
+def test_both_ends_run_where_they_are_put(stage, place, monkeypatch):
+    from rings.stress import stage as module
+
+    seen = []
+    true_pin = module.pin
+
+    def pin(pid, cores):
+        true_pin(pid, cores)
+        tasks = os.listdir(f"/proc/{pid}/task")
+        seen.append([os.sched_getaffinity(int(task)) for task in tasks])
+
+    if place == "two" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core only")
+    monkeypatch.setattr(module, "pin", pin)
+    believed(stage.measure(Cell(place=place, seconds=0.2)))
+    daemon, worker = seen
+    assert len(daemon) > 1  # its engine has a thread of its own
+    cores = [set.union(*daemon), set.union(*worker)]
+    everywhere = os.sched_getaffinity(0)
+    assert (cores[0] == cores[1]) == (place != "two" or len(everywhere) < 2)
+    assert all(len(c) == 1 for c in cores) == (place != "free")
+
+
+def test_a_cell_that_is_spoilt_is_measured_again():
+    class Unlucky(Told):
+        def measure(self, cell):
+            return {**super().measure(cell), "valid": len(self.asked) > 2}
+
+    stage, sweep = Unlucky(), Sweep()
+    sweep.run([Cell()], stage)
+    assert (sweep.cells[0]["tries"], sweep.cells[0]["valid"]) == (3, True)
+
+
 def test_latencies_are_put_together():
     histogram = latencies([[[5, 2]], [[5, 1], [2048, 1]]])
     assert histogram.get_total_count() == 4

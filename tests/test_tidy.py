@@ -28,9 +28,9 @@ LAYERS = (
     "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
     " rings.link rings.rendezvous",
-    "rings.handle rings.ranges rings.requester rings.copying rings.block rings.loading"
-    " rings.frontend rings.interpreters rings.sandbox rings.forecast rings.needs"
-    " rings.advice",
+    "rings.depth rings.handle rings.doubt rings.ranges rings.requester rings.copying"
+    " rings.block rings.loading rings.frontend rings.interpreters rings.sandbox"
+    " rings.forecast rings.needs rings.advice",
     "rings",
     "daemons._engine rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
@@ -40,7 +40,11 @@ LAYERS = (
     "daemons",
     "rings.stress.quantities rings.stress.device rings.stress.cell rings.stress.plan"
     " rings.stress.worker rings.stress.crew rings.stress.measure rings.stress.stage"
-    " rings.stress.sweep rings.stress.terminal rings.stress.command rings.stress",
+    " rings.stress.sweep rings.stress.terminal rings.stress.command rings.stress"
+    " rings.stress.findings rings.stress.growth rings.stress.strips"
+    " rings.stress.effects rings.stress.canvas rings.stress.plots rings.stress.svg"
+    " rings.stress.charts rings.stress.style rings.stress.cells_table"
+    " rings.stress.page rings.stress.report",
     "rings.size rings.cli rings.__main__ daemons.__main__ daemons._engine_build",
 )
 LAYER = {name: row for row, names in enumerate(LAYERS) for name in names.split()}
@@ -50,6 +54,7 @@ COMPILED = {"rings._core", "daemons._engine"}
 EDGES = {
     "cffi": {"daemons._engine_build"},
     "hdrh": {"rings.stress.measure"},
+    "matplotlib": {"rings.stress.canvas"},
     "numpy": {"rings.records", "daemons.backend"},
     "posix_ipc": {"rings.named"},
     "rich": {"rings.stress.command", "rings.stress.terminal"},

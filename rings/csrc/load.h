@@ -60,6 +60,15 @@ static inline bool load_watches(const struct load *load, uint64_t now)
     return load->from_ns <= now && now < load->until_ns;
 }
 
+/* An arrival was noticed so long after its moment: the sender's own lateness. */
+static inline void load_late(struct load_sums *sums, uint64_t late_ns)
+{
+    sums->late++;
+    sums->late_ns += late_ns;
+    if (late_ns > sums->late_max_ns)
+        sums->late_max_ns = late_ns;
+}
+
 static inline void load_answered(struct load *load, uint64_t part, int64_t result, uint64_t now)
 {
     const struct load_stamp *stamp = &load->stamps[part];

@@ -38,14 +38,17 @@ struct loader {
     uint64_t next_offset, next_gap, arrival_ns;
     uint64_t *queue; /* when those that wait were meant to be sent */
     uint32_t queue_size, queue_first, waiting;
+    bool crowded;        /* the queue was full when last looked at: who comes late had to */
     uint64_t blocked_ns; /* since when, 0: not blocked */
     uint64_t slice_ns;
 };
 
 static inline uint32_t front_credit(const struct front *front)
 {
-    uint32_t credit = xen_front_credit(&front->ring);
-    return credit < front->nr_free ? credit : front->nr_free;
+    uint32_t in_flight = front_in_flight(front), credit = xen_front_credit(&front->ring);
+    uint32_t left = in_flight < front->limit.now ? front->limit.now - in_flight : 0;
+    uint32_t room = credit < front->nr_free ? credit : front->nr_free;
+    return left < room ? left : room;
 }
 
 static inline bool loader_is_open(const struct loader *loader)
@@ -73,8 +76,11 @@ static inline void loader_admit(struct loader *loader, uint64_t now)
     while (loader_due(loader, now) && loader->waiting < loader->queue_size) {
         uint32_t place = (loader->queue_first + loader->waiting++) % loader->queue_size;
         loader->queue[place] = loader->arrival_ns;
+        if (!loader->crowded && load_watches(&loader->load, now))
+            load_late(&loader->load.sums, now - loader->arrival_ns);
         loader_advance(loader);
     }
+    loader->crowded = loader->waiting == loader->queue_size;
 }
 
 /* The ring is full: what the policy does not keep is lost. */
@@ -154,13 +160,6 @@ static inline void loader_stamp(struct loader *loader, uint32_t count, uint64_t 
         stamp->put_ns = now;
         if (!loader_is_open(loader))
             stamp->meant_ns = now;
-        uint64_t late_ns = now - stamp->meant_ns;
-        if (loader->blocked_ns != 0 || !load_watches(load, now))
-            continue;
-        load->sums.late_ns += late_ns;
-        load->sums.late++;
-        if (late_ns > load->sums.late_max_ns)
-            load->sums.late_max_ns = late_ns;
     }
 }
 

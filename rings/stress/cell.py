@@ -13,6 +13,18 @@ from .device import NULL, Device
 ONE_PAGE: Final = 32  # slots of a one-page ring in Xen: order 0
 MAX_SLOTS: Final = 1 << 16
 ARRIVALS: Final = ("poisson", "even")
+SEARCH_S: Final = 1.5  # for a depth that is found by trial
+SHOWN: Final = (
+    "batch",
+    "producers",
+    "queues",
+    "policy",
+    "size",
+    "wait",
+    "depth",
+    "place",
+)
+PLACES: Final = ("free", "one", "two")
 SPILL_FACTOR: Final = 4  # what `spill` may keep waiting, in rings
 
 
@@ -32,6 +44,8 @@ class Cell:
         depth: Requests in flight a ring at most: None for its slots, or ``auto``.
         rate_per_s: Of all arrivals together; None for a closed loop.
         arrivals: ``poisson`` or ``even``.
+        place: Which cores: ``one`` for both ends, ``two`` with the daemon on one and
+            all workers on another, ``free`` as the kernel likes.
         seconds: How long it is watched.
         start: Index of the first request.
     """
@@ -47,6 +61,7 @@ class Cell:
     depth: int | str | None = None
     rate_per_s: float | None = None
     arrivals: str = "poisson"
+    place: str = "free"
     seconds: float = 1.0
     start: int = 0
 
@@ -65,6 +80,7 @@ class Cell:
             )
         _among("policy", self.policy, POLICIES)
         _among("arrivals", self.arrivals, ARRIVALS)
+        _among("place", self.place, PLACES)
         parse_wait(self.wait)
         if self.seconds <= 0 or self.size < 0 or not 0 <= self.start < 1 << 32:
             raise ValueError("seconds must be above 0, size from 0 up, start a u32")
@@ -109,7 +125,8 @@ class Cell:
     def settle_s(self) -> float:
         """How long the ring may take until it is as full as it will be."""
         service_s, servers = self.device.service_s or 0.0, self.device.servers or 1
-        return 0.15 + 2 * service_s * max(1.0, self.most_in_flight / servers)
+        turn_s = service_s * max(1.0, self.most_in_flight / servers)
+        return 0.15 + 2 * turn_s + (SEARCH_S if self.depth == "auto" else 0.0)
 
     @property
     def spill(self) -> int:
@@ -143,7 +160,7 @@ class Cell:
     def __str__(self) -> str:
         plain = Cell(self.device, slots=self.slots, seconds=self.seconds)
         words = [str(self.device), f"slots={self.slots}"]
-        for name in ("batch", "producers", "queues", "policy", "size", "wait", "depth"):
+        for name in SHOWN:
             if getattr(self, name) != getattr(plain, name):
                 words.append(f"{name}={getattr(self, name)}")
         if self.rate_per_s is not None:

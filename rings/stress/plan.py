@@ -9,6 +9,7 @@ than producers, are left out and said so.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -59,6 +60,7 @@ AXES: Final[dict[str, Callable[[str], Any]]] = {
     "depth": _depth,
     "rate": units.number,
     "arrivals": str,
+    "place": str,
     "start": _whole,
 }
 FIELDS: Final = {"order": "slots", "rate": "rate_per_s"}
@@ -153,17 +155,22 @@ def quick() -> Plan:
 def default(seconds: float) -> Plan:
     """Return the sweep that answers all four questions, in under five minutes."""
     plain = Cell(seconds=seconds)
+    apart = "two" if len(os.sched_getaffinity(0)) > 1 else "one"
+    awake = replace(plain, wait="spin:50", place=apart)
     hundred = replace(plain, device=Device("delay", 100, 0.005))
     many = replace(plain, device=Device("delay", 1500, 0.005))
     eight = replace(plain, device=Device("delay", 8, 0.001, "exponential"))
     rates = [0.3, 0.5, 0.7, 0.8, 0.9, 1.1]
-    file = replace(plain, device=Device("file"), wait="spin:50", slots=64)
+    file = replace(awake, device=Device("file"), slots=64)
     return (
         Plan()
         .add(hundred, {"slots": [1, *orders(*range(7))]})
         .add(many, {"slots": orders(*range(7))})
-        .add(plain, {"batch": [1, 4, 16, 64], "slots": [8, *orders(0, 2, 4, 6)]})
-        .add(plain, {"wait": ["block", "spin:50", "busy"], "slots": [1, 128]})
+        .add(replace(hundred, slots=2048), {"depth": ["auto"]})
+        .add(replace(many, slots=2048), {"depth": ["auto"]})
+        .add(awake, {"batch": [1, 4, 16, 64], "slots": [8, *orders(0, 2, 4, 6)]})
+        .add(awake, {"wait": ["block", "spin:50", "busy"], "slots": [1, 128]})
+        .add(replace(plain, place="one"), {"slots": [1, 128]})
         .add(plain, {"queues": [1, 2, 4], "producers": [1, 2, 3, 4, 6, 8]})
         .add(eight, {"rate_per_s": [8000 * part for part in rates]})
         .add(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ..channel import parse as parse_wait
@@ -83,8 +84,12 @@ class Stage:
             BrokenError: Daemon or worker died, or would not do it; the message says.
         """
         daemon = self._serve(cell)
+        home, away = cores_of(cell.place)
+        pin(daemon.pid, home)
         with Crew(_jobs(cell, daemon.address)) as crew:
             crew.ready()
+            for pid in crew.pids:
+                pin(pid, away)
             start_ns = time.monotonic_ns() + MOMENT_NS
             from_ns = start_ns + round(cell.settle_s * 1e9)
             until_ns = from_ns + round(cell.seconds * 1e9)
@@ -124,6 +129,27 @@ def _jobs(cell: Cell, address: str) -> list[Job]:
 def _spin_us(wait: str) -> int:
     spin_us = parse_wait(wait).spin_us
     return spin_us if spin_us >= 0 else BUSY_SPIN_US
+
+
+def cores_of(place: str) -> tuple[set[int], set[int]]:
+    """Return the cores for the daemon and those for the workers.
+
+    Raises:
+        ValueError: There is one core only, and two are wanted.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if place == "free":
+        return set(cores), set(cores)
+    if place == "two" and len(cores) < 2:
+        raise ValueError("place=two: this process may use one core only")
+    return {cores[0]}, {cores[0] if place == "one" else cores[-1]}
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """Let every thread of a process run on these cores only."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), cores)
 
 
 def _sleep_until(moment_ns: int) -> None:

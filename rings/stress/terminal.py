@@ -18,25 +18,35 @@ if TYPE_CHECKING:
 Result = Mapping[str, Any]
 
 
-COLUMNS: Final[dict[str, Callable[[Result], str]]] = {
+COLUMNS: Final[dict[str, Callable[[Result], str]]] = {  # what matters most comes first
     "rate": lambda cell: rate(cell["achieved_per_s"]),
     "p50": lambda cell: duration(cell["latency_us"]["p50"]),
     "p99": lambda cell: duration(cell["latency_us"]["p99"]),
     "in flight": lambda cell: f"{cell['occupancy']['mean']:.1f}",
-    "blocked": lambda cell: f"{cell['blocked']:.0%}",
-    "lost": lambda cell: str(cell["dropped"] + cell["errors"]),
-    "calls": lambda cell: f"{cell['per_request']['syscalls']:.3f}",
     "Little": lambda cell: f"{cell['little']:.3f}{'' if cell['valid'] else ' !'}",
-}
-MORE: Final[dict[str, Callable[[Result], str]]] = {
-    "of Little's law": lambda c: "" if c["error"] is None else f"{1 + c['error']:.1%}",
+    "lost": lambda cell: count(cell["dropped"] + cell["errors"]),
+    "blocked": lambda cell: f"{cell['blocked']:.0%}",
+    "calls": lambda cell: f"{cell['per_request']['syscalls']:.3f}",
+    "predicted": lambda c: "" if c["error"] is None else f"{1 + c['error']:.1%}",
     "p99.9": lambda cell: duration(cell["latency_us"]["p99_9"]),
     "batch": lambda cell: f"{cell['batch_achieved']:.1f}",
-    "CPU us": lambda cell: f"{cell['cpu_s_per_million']['client']:.2f}",
-    "daemon's": lambda cell: f"{cell['cpu_s_per_million']['daemon']:.2f}",
+    "client": lambda cell: f"{cell['cpu_s_per_million']['client']:.2f} µs",
+    "daemon": lambda cell: f"{cell['cpu_s_per_million']['daemon']:.2f} µs",
 }
-WIDE: Final = 110
-DERIVED: Final = ("device", "order", "loop", "servers", "service_s", "variability")
+WIDTH: Final = 10  # of a column, about
+TITLE: Final = ("device", "wait", "place", "start")
+ROW: Final = (
+    "slots",
+    "depth",
+    "batch",
+    "producers",
+    "queues",
+    "policy",
+    "size",
+    "rate_per_s",
+    "arrivals",
+)
+DERIVED: Final = ("order", "loop", "servers", "service_s", "variability", "seconds")
 
 
 @contextmanager
@@ -67,43 +77,43 @@ def progress(console: Console, cells: Sequence[Cell]) -> Iterator[Progress]:
 
 
 def table(console: Console, cells: Sequence[Result]) -> None:
-    """Print a line for each cell, under its device."""
-    for device, members in groupby(cells, lambda cell: cell["parameters"]["device"]):
-        console.print(f"\n[bold]{device}[/]")
-        console.print(_lines(list(members), console.width >= WIDE))
+    """Print a line for each cell, under what it shares with its neighbours."""
+    for shared, members in groupby(cells, lambda cell: name(cell, TITLE)):
+        console.print(f"\n[bold]{shared}[/]")
+        console.print(_lines(list(members), console.width))
 
 
-def _lines(cells: Sequence[Result], wide: bool) -> Table:
+def _lines(cells: Sequence[Result], width: int) -> Table:
+    """Lay cells out with as many columns as there is room for."""
     from rich.table import Table
 
-    columns = {**COLUMNS, **(MORE if wide else {})}
+    names = [name(cell, ROW) for cell in cells]
+    room = max(4, (width - max(map(len, names))) // WIDTH)
+    columns = dict(list(COLUMNS.items())[:room])
     lines = Table(box=None, header_style="dim", pad_edge=False)
-    lines.add_column("", overflow="fold")
+    lines.add_column("", no_wrap=True)
     for column in columns:
         lines.add_column(column, justify="right", no_wrap=True)
-    for cell in cells:
-        words = (
-            ["failed"] if cell.get("failed") else [f(cell) for f in columns.values()]
-        )
-        lines.add_row(name(cell), *words, style=None if cell["valid"] else "dim")
+    for cell, words in zip(cells, names, strict=True):
+        told = ["failed"] if cell.get("failed") else [f(cell) for f in columns.values()]
+        lines.add_row(words, *told, style=None if cell["valid"] else "dim")
     return lines
 
 
-def name(cell: Result) -> str:
-    """Return what is particular about a cell, its device left out."""
+def name(cell: Result, names: Sequence[str] = ()) -> str:
+    """Return what is particular about a cell, by these parameters or all others."""
     given = cell["parameters"]
-    usual = {**Cell().parameters(), "slots": None, "seconds": given["seconds"]}
+    usual = {**Cell().parameters(), "device": None, "slots": None}
     words = [
-        f"rate={count(value)}" if key == "rate_per_s" else f"{key}={value}"
+        f"rate={value:g}" if key == "rate_per_s" else f"{key}={value}"
         for key, value in given.items()
-        if key not in DERIVED and value != usual[key]
+        if key not in DERIVED and value != usual[key] and (key in names or not names)
     ]
-    return " ".join(words)
+    return " ".join(words).removeprefix("device=")
 
 
 def invalid(console: Console, cells: Iterable[Result]) -> None:
     """Say of each cell that must not be believed why."""
     for cell in cells:
         if not cell["valid"]:
-            device = cell["parameters"]["device"]
-            console.print(f"not valid: {device} {name(cell)}: {cell['why_invalid']}")
+            console.print(f"not valid: {name(cell)}: {cell['why_invalid']}")

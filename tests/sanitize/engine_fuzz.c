@@ -4,7 +4,8 @@
  * checks each one; the attacker writes anything anywhere in its own region between
  * turns: indices, slots, grants, segment tables, some of it nearly right.  The I/O
  * function here does no I/O: it asserts that every byte it is to touch lies in the
- * attacker's (or victim's) data area, and marks it.
+ * attacker's (or victim's) data area, and marks it.  In some of its lives the attacker
+ * asks a delay device, by a clock that goes on a tick a look.
  *
  *   engine_fuzz SEED STATES      prints "ok" and counts; aborts on any violation
  */
@@ -16,10 +17,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "engine.h"
-#include "exec.h"
-#include "request.h"
-#include "xen.h"
+#include "ring.h"
 
 enum { SLOTS = 8, GRANTS = 8, PAGE = 4096, DATA_PAGES = 8 };
 enum { RING_AT = PAGE, GRANTS_AT = 2 * PAGE, DATA_AT = 3 * PAGE };
@@ -109,6 +107,20 @@ static struct xen_ring bind(struct client *client)
     return ring;
 }
 
+static uint64_t tick_ns(struct executor *exec)
+{
+    static uint64_t ticks;
+    return ++ticks;
+}
+
+static void set_clock(struct engine *engine)
+{
+    static struct executor_calls calls;
+    calls = *engine->exec->calls;
+    calls.now_ns = tick_ns;
+    engine->exec->calls = &calls;
+}
+
 static void attach(struct engine *engine, struct client *client, uint32_t start)
 {
     struct xen_ring ring = bind(client);
@@ -124,6 +136,8 @@ static void attach(struct engine *engine, struct client *client, uint32_t start)
         .kind = DEVICE_FILE, .fd = 0, .size = DEVICE, .block_size = 512,
         .read_only = below(4) == 0 && client == &attacker,
     };
+    if (client == &attacker && below(3) == 0)
+        device.kind = DEVICE_DELAY;
     client->ring = engine_attach(engine, &spec, &device);
     CHECK(client->ring >= 0);
 }
@@ -335,6 +349,9 @@ int main(int argc, char **argv)
     state = seed * 2654435761u + 88172645463325252u;
     struct engine *engine = engine_new(ENGINE_MOCK, 0, 64, 256, seed, &error, &where);
     CHECK(engine != NULL && engine_start(engine) == 0);
+    const struct station_plan plan = {.servers = 3, .service_ns = 8, .exponential = true};
+    CHECK(engine_add_station(engine, &plan) == 0);
+    set_clock(engine);
     make_memory(&attacker);
     make_memory(&victim);
     victim.protocol = attacker.protocol = PROTOCOL_IO;
@@ -359,6 +376,9 @@ int main(int argc, char **argv)
         if (i % 64 == 0)
             check_canaries();
     }
+    struct station_stats station;
+    CHECK(engine_station_stats(engine, 0, &station) == 0);
+    CHECK(station.served > 0 && station.abandoned > 0 && station.in_service_peak == 3);
     CHECK(victim_served > states / 4);
     printf("ok states=%llu broken=%llu victim_served=%llu\n", (unsigned long long)states,
            (unsigned long long)broken, (unsigned long long)victim_served);
