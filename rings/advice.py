@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from .channel import parse as parse_wait
 from .forecast import POLICIES, VARIABILITIES, Forecast, Load, forecast
 from .needs import (
     BUSY_SHARE,
@@ -112,6 +113,8 @@ def advise(
     _above(-1e-300, pause_s=pause_s, loss=loss)
     _among(VARIABILITIES, "variability", variability)
     _among(POLICIES, "policy", policy)
+    if wait is not None:
+        parse_wait(wait)
     load = Load(rate_per_s, service_s, servers, variability, policy, wake_s, request_s)
     cores = cores or len(os.sched_getaffinity(0))
     load = replace(load, queues=_queues(load, min(cores, producers)))
@@ -147,8 +150,8 @@ def _wait(load: Load, p99_s: float | None, cores: int) -> str:
         return "block"
     if load.useful_per_s * load.wake_s > load.queues:
         return f"spin:{max(1, round(2 * load.wake_s * 1e6))}"
-    floor_s = load.alone_s(0.99)
-    is_tight = p99_s is not None and floor_s < p99_s < floor_s + load.round_trip_s
+    asleep_s, awake_s = (replace(load, wait=w).alone_s(0.99) for w in ("block", "busy"))
+    is_tight = p99_s is not None and awake_s <= p99_s < asleep_s
     return "busy" if is_tight else "block"
 
 

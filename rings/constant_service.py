@@ -71,7 +71,7 @@ def finite(
 
     A constant service has half the variance, so a queue grows half as long: this is
     M/M/c with twice the waiting places, and half the waits.  Exact without a queue;
-    with one the share lost is within 0.017 of a simulation's.
+    with one the share lost is within 0.02 of a simulation's, p99 within 15 %.
     """
     waiting = max(0, places - servers)
     twice = mmck(arrival_per_s, service_s, min(servers, places), places + waiting)

@@ -1,10 +1,10 @@
 """What a ring of N slots would do for a given load: the model behind the advice.
 
-A slot is taken for the service and the ring's own round trip r (two wake-ups, or next
-to nothing while both ends spin), so N slots carry N / (S + r) at most, K servers K / S,
-and the processes that push and serve 1 / c each for c seconds a request:
+A slot is taken for the service and the ring's own round trip r: two wake-ups, or next
+to nothing while both ends spin, and c seconds of CPU time.  So N slots carry
+N / (S + r) at most, K servers K / S, and the processes that push and serve 1 / c each:
 
-    X(N) = min(N / (r + max(S + c, N c)), K / S, 1 / c)
+    X(N) = min(N / (r + max(S, (N - 1) c)), K / S, 1 / c)
 
 The inner `max` is for devices faster than the ring: then requests go round in lock
 step, N at a time, and N is what shares the two wake-ups.  A load that is open brings
@@ -54,7 +54,8 @@ class Load:
     @property
     def round_trip_s(self) -> float:
         """What the ring itself adds to each answer."""
-        return 2 * self.wake_s if self.wait == "block" else SPINNING_ROUND_TRIP_S
+        wakes_s = 2 * self.wake_s if self.wait == "block" else SPINNING_ROUND_TRIP_S
+        return wakes_s + self.request_s
 
     @property
     def served_per_s(self) -> float:
@@ -71,22 +72,26 @@ class Load:
         """What is asked, as far as it can be carried."""
         return min(self.rate_per_s or math.inf, self.most_per_s)
 
+    def spread(self, share: float) -> float:
+        """Return how many mean services `share` of the services take at most."""
+        return 1.0 if self.is_fixed else -math.log(1 - share)
+
     def alone_s(self, share: float) -> float:
-        """Return the time within which `share` are served that need not wait."""
-        return self.service_s * (1 if self.is_fixed else -math.log(1 - share))
+        """Return the time within which `share` are answered that need not wait."""
+        return self.service_s * self.spread(share) + self.round_trip_s
 
     def carried_per_s(self, slots: int) -> float:
         """Return X(N) for so many slots, always asked."""
-        pushed_s = slots / self.queues * self.request_s
-        cycle_s = self.round_trip_s + max(self.service_s + self.request_s, pushed_s)
+        others_s = (slots / self.queues - 1) * self.request_s
+        cycle_s = self.round_trip_s + max(self.service_s, others_s)
         return min(slots / cycle_s, self.most_per_s)
 
-    def narrowest(self, slots: int) -> tuple[int, float, float]:
-        """Return the servers and service time that limit, and what comes on top."""
+    def narrowest(self, slots: int) -> tuple[int, float]:
+        """Return how many at a time limit, slots or servers, and how long each."""
         held_s = self.service_s + self.round_trip_s
         if self.servers is None or slots * self.service_s < self.servers * held_s:
-            return slots, held_s, 0.0
-        return self.servers, self.service_s, self.round_trip_s
+            return slots, held_s
+        return self.servers, self.service_s
 
 
 class Forecast(NamedTuple):
@@ -133,13 +138,34 @@ def throughput_per_s(load: Load, slots: int) -> float:
 def _always_asked(load: Load, slots: int) -> Forecast:
     """A closed loop: each slot is asked again as soon as it is answered."""
     carried = load.carried_per_s(slots)
-    p50_s = p99_s = mean_s = slots / carried
-    if not load.is_fixed:
-        station = queueing.closed(slots, load.service_s, load.servers or slots)
+    mean_s = slots / carried
+    servers = load.servers or slots
+    if load.is_fixed:
+        more_s = max(0.0, mean_s - load.service_s * max(1.0, slots / servers))
+        waves = (_waves(load, slots, share) for share in (0.50, 0.99))
+        p50_s, p99_s = (load.service_s * wave + more_s for wave in waves)
+    else:
+        station = queueing.closed(slots, load.service_s, servers)
         more_s = mean_s - station.mean_response_s
         p50_s, p99_s = (station.quantile_s(share) + more_s for share in (0.50, 0.99))
     spare_s = max(0.0, mean_s - load.service_s - load.round_trip_s)
     return Forecast(slots, carried, p50_s, p99_s, 1.0, slots, mean_s, spare_s)
+
+
+def _waves(load: Load, slots: int, share: float) -> float:
+    """Return how many services `share` of the requests take, if all take the same time.
+
+    They go round in waves of K, so what does not fit in a wave waits for all of the
+    next: 64 slots before 48 servers make one in three take twice as long.  Few that do
+    not fit are served before the first of a wave is back; then servers idle for a
+    moment, the waves drift apart, and about a tenth of the requests wait a little.
+    """
+    servers = load.servers or slots
+    whole, rest = divmod(slots, servers)
+    drifts = rest * load.request_s < load.round_trip_s and rest < servers / 25
+    if whole and (drifts or rest <= (1 - share) * servers):
+        return whole + (10 * rest / servers if share > 0.9 and drifts else 0.0)
+    return whole + 1
 
 
 def _patient(load: Load, slots: int, rate_per_s: float) -> Forecast:
@@ -148,14 +174,19 @@ def _patient(load: Load, slots: int, rate_per_s: float) -> Forecast:
     full_s = slots / carried
     if rate_per_s >= carried:
         return Forecast(slots, carried, math.inf, math.inf, 1.0, slots, full_s, 0.0)
-    servers, service_s, more_s = load.narrowest(slots)
+    servers, service_s = load.narrowest(slots)
     queue = (rate_per_s, service_s, servers)
     law = constant_service if load.is_fixed else queueing
-    p50_s, p99_s = (law.quantile_s(share, *queue) + more_s for share in (0.50, 0.99))
+    p50_s, p99_s = (
+        law.quantile_s(share, *queue)
+        + load.alone_s(share)
+        - load.spread(share) * service_s
+        for share in (0.50, 0.99)
+    )
     used = rate_per_s * service_s
     behind = (slots - servers) * (2 if load.is_fixed else 1)
     blocking = queueing.erlang_c(used, servers) * (used / servers) ** behind
-    time_s = law.wait_s(*queue) + service_s + more_s
+    time_s = law.wait_s(*queue) + load.service_s + load.round_trip_s
     inside = min(slots, queueing.little(rate_per_s, time_s))
     pause_s = (slots - inside) / rate_per_s
     return Forecast(slots, rate_per_s, p50_s, p99_s, blocking, inside, full_s, pause_s)

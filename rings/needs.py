@@ -27,6 +27,8 @@ class Needs(NamedTuple):
     Attributes:
         knee: The least number that carries 95 % of what any would.
         in_flight: Rate x time (Little).
+        used: Share of the slots that these may take: where all requests are kept, what
+            piles up in a moment's stop must drain again.
         pause: Rate x the longest pause.
         pause_s: The longest pause.
         p99_s: What 99 in 100 may take, or infinity.
@@ -35,6 +37,7 @@ class Needs(NamedTuple):
 
     knee: int
     in_flight: float
+    used: float
     pause: float
     pause_s: float
     p99_s: float
@@ -43,16 +46,23 @@ class Needs(NamedTuple):
     @property
     def slots(self) -> int:
         """The least number by all rules but p99 and loss."""
-        return max(self.knee, math.ceil(self.in_flight / SHARE + self.pause))
+        return max(self.knee, math.ceil(self.in_flight / self.used + self.pause))
 
 
 def needs(load: Load, *, pause_s: float, p99_s: float | None, loss: float) -> Needs:
     """Say what Little's law, the pause and the knee ask for."""
-    enough = SHARE * min(load.useful_per_s, load.rate_per_s or math.inf)
+    enough = SHARE * load.useful_per_s
+    if load.is_lossy and load.rate_per_s is not None:
+        enough = min(enough, (1 - loss) * load.rate_per_s)
     knee = least(lambda slots: throughput_per_s(load, slots) >= enough, 2 * MAX_SLOTS)
-    inside = knee if load.rate_per_s is None else in_flight(load, load.rate_per_s)
+    inside, used = float(knee), 1.0
+    if load.rate_per_s is not None:
+        endless = in_flight(load, load.rate_per_s)
+        inside, used = (
+            (min(inside, endless), 1.0) if load.is_lossy else (endless, SHARE)
+        )
     pause = queueing.pause_slots(load.useful_per_s, pause_s)
-    return Needs(knee, inside, pause, pause_s, p99_s or math.inf, loss)
+    return Needs(knee, inside, used, pause, pause_s, p99_s or math.inf, loss)
 
 
 def in_flight(load: Load, rate_per_s: float) -> float:
@@ -119,7 +129,7 @@ def check_rate(load: Load, producers: int, cores: int, loss: float) -> None:
     wanted = math.ceil(rate * load.request_s / BUSY_SHARE)
     pushers = min(producers, cores)
     raise ValueError(
-        f"{pushers} producer{'s' * (pushers > 1)} with a core each push "
+        f"{pushers} producer{'s' * (pushers > 1)} with a core each can push "
         f"{show_number(load.most_per_s)}/s at most at {show_s(load.request_s)} a "
         f"request, and {asked}: set producers and cores to {wanted} or more, or "
         f"rate_per_s to {show_number(down(BUSY_SHARE * load.most_per_s))} or less"
@@ -128,49 +138,60 @@ def check_rate(load: Load, producers: int, cores: int, loss: float) -> None:
 
 def check_p99(load: Load, p99_s: float | None) -> None:
     """Refuse an objective that not even a lone request meets."""
-    floor_s = load.alone_s(0.99) + load.round_trip_s
+    floor_s, round_s = load.alone_s(0.99), load.round_trip_s
     if p99_s is None or p99_s >= floor_s:
         return
-    service_s = load.service_s * (p99_s - load.round_trip_s) / load.alone_s(0.99)
-    shorter = f", or service_s to {show_s(down(service_s))} or less"
+    ways = [f"p99_s to {show_s(up(floor_s))} or more"]
+    if p99_s > round_s:
+        service_s = (p99_s - round_s) / load.spread(0.99)
+        ways.append(f"service_s to {show_s(down(service_s))} or less")
     raise ValueError(
         f"99 in 100 of {load.variability} services of {show_s(load.service_s)} take up "
-        f"to {show_s(load.alone_s(0.99))}, and the ring adds "
-        f"{show_s(load.round_trip_s)}: set p99_s to {show_s(up(floor_s))} or more"
-        f"{shorter if service_s > 0 else ''}"
+        f"to {show_s(floor_s - round_s)}, and the ring adds {show_s(round_s)}: set "
+        + ", or ".join(ways)
     )
 
 
 def _too_old(load: Load, need: Needs, found: Forecast) -> str:
     """So many slots are needed that answers become too old."""
     reason = f"{show_number(load.useful_per_s)}/s"
-    way_out = ""
+    ways = [f"p99_s to {show_s(up(found.p99_s))} or more"]
+    in_time = _largest_in_time(load, need.p99_s)
+    room = in_time.slots - max(need.in_flight / need.used, need.knee)
     if need.pause > 0 and need.slots > need.knee:
         reason = f"a pause of {show_s(need.pause_s)} at {reason}"
-        room = _largest_in_time(load, need.p99_s) - max(need.in_flight, need.knee)
-        shorter_s = down(room / load.useful_per_s) if room > 0 else 0.0
-        way_out = f", or pause_s to {show_s(shorter_s)} or less"
+        if room > 0:
+            shorter_s = down(room / load.useful_per_s)
+            ways.append(f"pause_s to {show_s(shorter_s)} or less")
     elif load.is_lossy:
         reason = f"losing {100 * need.loss:.3g} % at most"
-        way_out = ", or loss higher"
+        ways.append(f"loss to {up(in_time.blocking):.3g} or more")
     return (
         f"{reason} needs {found.slots} slots, and 99 in 100 answers then take up to "
-        f"{show_s(found.p99_s)}: set p99_s to {show_s(up(found.p99_s))} or more"
-        f"{way_out}"
+        f"{show_s(found.p99_s)}: set " + ", or ".join(ways)
     )
 
 
-def _largest_in_time(load: Load, p99_s: float) -> int:
-    sizes = (load.queues << n for n in range(17))
-    return max((n for n in sizes if forecast(load, n).p99_s <= p99_s), default=0)
+def _largest_in_time(load: Load, p99_s: float) -> Forecast:
+    best = forecast(load, load.queues)
+    while best.slots < MAX_SLOTS * load.queues:
+        bigger = forecast(load, 2 * best.slots)
+        if bigger.p99_s > p99_s:
+            break
+        best = bigger
+    return best
 
 
 def _too_many(load: Load, need: Needs) -> str:
-    room = MAX_SLOTS * load.queues - need.in_flight
+    most = MAX_SLOTS * load.queues
+    room = most - max(need.in_flight / need.used, need.knee)
     asks = f"{need.slots} slots are needed, and a ring has {MAX_SLOTS} at most: set "
     if room > 0 and need.pause > 0:
         return f"{asks}pause_s to {show_s(down(room / load.useful_per_s))} or less"
-    return f"{asks}servers or service_s lower, or use several daemons"
+    if load.rate_per_s is None:
+        return f"{asks}servers to {int(SHARE * most)} or less"
+    rate = load.rate_per_s * SHARE * most / need.slots
+    return f"{asks}rate_per_s to {show_number(down(rate))} or less"
 
 
 def _too_slow(load: Load, need: Needs) -> str:

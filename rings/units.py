@@ -33,7 +33,8 @@ def _scaled(text: str, units: dict[str, float], what: str, examples: str) -> flo
     match = WRITTEN.fullmatch(text.strip())
     if match is None or match[2] not in units:
         raise ValueError(f"{text!r} is not {what}: write {examples}")
-    return float(match[1]) * units[match[2]]
+    value, unit = float(match[1]), units[match[2]]
+    return value * unit if unit >= 1 else value / round(1 / unit)
 
 
 def show_s(time_s: float) -> str:

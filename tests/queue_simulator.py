@@ -8,7 +8,7 @@ heap holds when each slot is free again, the other when each server is.
 from __future__ import annotations
 
 import random
-from heapq import heapify, heapreplace
+from heapq import heapreplace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -60,32 +60,35 @@ def simulate(
     is_fixed: bool = False,
     is_lossy: bool = False,
     round_trip_s: float = 0.0,
+    request_s: float = 0.0,
     pauses: Pauses | None = None,
     seed: int = 1,
 ) -> Run:
     """Send so many requests through and say what came out."""
     dice = random.Random(seed)
-    free = [0.0] * slots
+    free = [slot * service_s / slots for slot in range(slots)]  # not all in one wave
     idle = [0.0] * servers
-    heapify(free)
     gaps = (dice.expovariate(rate_per_s or 1.0) for _ in range(requests))
-    ends, times, waits, lost = [], [], [], 0
+    ends, times, waits, lost, pushed_s = [], [], [], 0, 0.0
     for number, asked_s in enumerate(accumulate(gaps)):
         if rate_per_s is None:
-            asked_s = free[0]
+            asked_s = max(free[0], pushed_s + request_s)
         if is_lossy and free[0] > asked_s:
             lost += number >= requests // 5
             continue
-        start_s = max(asked_s, free[0]) + round_trip_s / 2
+        pushed_s = max(asked_s, free[0], pushed_s + request_s)
+        there, back = dice.random(), dice.random()  # half a round trip in the mean
+        start_s = pushed_s + there * round_trip_s
         begun_s = max(start_s, idle[0])
         work_s = service_s if is_fixed else dice.expovariate(1 / service_s)
         done_s = begun_s + work_s if pauses is None else pauses.after(begun_s, work_s)
         heapreplace(idle, done_s)
-        heapreplace(free, done_s + round_trip_s / 2)
+        answered_s = done_s + back * round_trip_s
+        heapreplace(free, answered_s)
         if number >= requests // 5:
             ends.append(done_s)
-            times.append(done_s + round_trip_s / 2 - asked_s)
+            times.append(answered_s - asked_s)
             waits.append(begun_s - start_s)
-    ends.sort()
+    ends = sorted(end for end in ends if end <= begun_s)
     rate = (len(ends) - 1) / (ends[-1] - ends[0])
     return Run(rate, lost / (requests - requests // 5), times, waits)

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import harness, image, table, transfer  # noqa: E402
+from bench import advice, harness, image, table, transfer  # noqa: E402
 from bench.channel import ONE_CORE, ONE_TO_ONE, Adapter, Receiver, Sender, Spec  # noqa: E402
 
 
@@ -314,3 +314,44 @@ def test_verification_alone_times_nothing(tmp_path: Path) -> None:
     data = bench(tmp_path, *words)
     assert data["rows"] == []
     assert data["failures"] == []
+
+
+def test_advice_runs(tmp_path: Path) -> None:
+    saved = tmp_path / "advice.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "advice", "--smoke", "--json", str(saved)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(saved.read_text())
+    assert (row["load"], row["advised"]) == ("narrow", 16)
+    assert {slots for slots, _, _ in row["sweep"]} & {2, 4, 8, 16, 32, 64}
+    assert all(rate > 0 and p99_s > 0 for _, rate, p99_s in row["sweep"])
+
+
+def cell(slots: int, rate: float, p99: float) -> dict[str, Any]:
+    latency = {"p99": p99}
+    return {
+        "parameters": {"slots": slots}, "achieved_per_s": rate, "latency_us": latency,
+    }  # fmt: skip
+
+
+def test_sizes_count_by_the_median_of_their_rounds() -> None:
+    rounds = [
+        [cell(8, 1.0, 9.0), cell(16, 5.0, 1.0)],
+        [cell(8, 3.0, 7.0)],
+        [cell(8, 9.0, 1.0)],
+    ]
+    assert advice.medians(rounds) == [cell(8, 3.0, 7.0)]
+
+
+def test_a_load_without_a_knee_is_no_success() -> None:
+    load = next(load for load in advice.WORKLOADS if load.name == "even")
+    row = advice.row(load, [cell(128, 20000.0, 1e6 * 2 * (load.p99_s or 0))])
+    assert (row["advised"], row["measured"], row["orders"]) == (128, None, None)
+    assert advice.is_off(row)
+    assert not advice.is_off(advice.row(load, [cell(64, 20000.0, 1000.0)]))
+    assert advice.is_off(advice.row(load, [cell(32, 20000.0, 1000.0)]))

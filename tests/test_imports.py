@@ -57,7 +57,7 @@ RUN_IN_INTERPRETER = """
 import sys
 import {module} as interpreters
 number = interpreters.create()
-problem = interpreters.{run}(number, "import rings, rings._core")
+problem = interpreters.{run}(number, "{program}")
 interpreters.destroy(number)
 assert not problem, problem
 """
@@ -67,5 +67,6 @@ assert not problem, problem
 def test_import_rings_in_an_own_gil_interpreter():
     module = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
     run = "exec" if sys.version_info >= (3, 13) else "run_string"
-    program = RUN_IN_INTERPRETER.format(module=module, run=run)
+    inside = "import rings, rings._core; rings.advise(None, 5e-3, servers=9)"
+    program = RUN_IN_INTERPRETER.format(module=module, run=run, program=inside)
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
