@@ -1,7 +1,7 @@
 """Messages between two processes: what does one cost, alone and in company?
 
 Measured, with both ends on one core and on two (sched_setaffinity): one put and one get
-a message at 8 B to 1 MiB, batches of 1,024 records of 64 B, 1 MiB numpy arrays, fan-in
+a message at 8 B to 16 MiB, batches of 1,024 records of 64 B, 1 MiB numpy arrays, fan-in
 2 and 4 to 1 and 4 to 4, round trips, the CPU time of a blocked receiver, and a call
 pair inside one process beside two empty Python methods.  Before a contender is timed,
 each kind of transfer is verified: every message once, unharmed, in order.
@@ -33,7 +33,8 @@ from bench.harness import Report, compile_c, interleave, run_json
 from bench.transfer import ARRAY, MANY, ONE
 
 REFERENCE = "multiprocessing.Queue"
-SIZES = (8, 64, 1024, 64 << 10, 1 << 20)
+MIB = 1 << 20
+SIZES = (8, 64, 1024, 64 << 10, MIB, 16 * MIB)
 SMOKE_SIZES = (64, 64 << 10)
 SMALL = 64
 FANS = ((2, 1), (4, 1), (4, 4))
@@ -89,7 +90,7 @@ class Bench:
         """Return how many messages of `size` a verification sends."""
         if self.options.smoke:
             return 300 if size <= 4096 else 8
-        return 5000 if size <= 4096 else 64
+        return 5000 if size <= 4096 else 64 if size <= MIB else 16
 
     def workloads(self) -> Iterator[Workload]:
         """Yield all tables that were asked for."""
@@ -101,7 +102,7 @@ class Bench:
             if "batch" in kinds:
                 yield self.transfers(SMALL, place, MANY)
             if "array" in kinds:
-                yield self.transfers(SIZES[-1], place, ARRAY)
+                yield self.transfers(MIB, place, ARRAY)
             if "fan" in kinds:
                 fans = FANS[1:] if self.options.smoke else FANS
                 yield from (self.transfers(SMALL, place, ONE, *fan) for fan in fans)

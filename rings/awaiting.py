@@ -252,10 +252,8 @@ class Requests:
         return bell
 
     async def _credit(self, block: Block) -> None:
-        slots = block.session.geometry.slots
-
         def has_credit() -> bool:
-            return block.statistics()["in_flight"] < slots
+            return block.statistics()["credit"] > 0
 
         await self._bell(block).wait(block, has_credit)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from . import layout
 from .copying import Copier
+from .depth import Depth
 from .errors import ClosedError
 from .grants import Grant
 from .handle import Handle
@@ -50,12 +51,14 @@ class Block:
         session: The connection below.
     """
 
-    def __init__(self, session: Session, *, spin_us: int = 0) -> None:
+    def __init__(
+        self, session: Session, *, spin_us: int = 0, depth: int | str | None = None
+    ) -> None:
         self.session = session
         self.size = session.device.size
         self.block_size = session.device.block_size
         self.read_only = session.device.read_only
-        self._requester = Requester(session, spin_us)
+        self._requester = Requester(session, spin_us, depth)
         self.pool = self._requester.pool
         self._copier = Copier(self._requester, self.block_size)
 
@@ -122,10 +125,10 @@ class Block:
         into: Grant,
         *,
         length: int,
-        depth: int = 32,
+        depth: int | str | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Read many blocks of one length, keeping ``depth`` requests in flight.
+        """Read many blocks of one length, keeping ``depth`` in flight.
 
         Block ``i`` lands at byte ``i * length`` of ``into``.  A shorter ``into`` is
         used round and round, and holds the last blocks at the end: for measuring,
@@ -135,7 +138,8 @@ class Block:
             offsets: Where the blocks are: ``uint64``, shape ``(n,)``.
             into: A grant of ``pool`` with room for at least one block.
             length: Bytes of each block, at most 1 MiB.
-            depth: How many requests to keep in flight; the ring's slots bound it.
+            depth: How many requests to keep in flight; 32, or what `depth` allows if
+                the device was opened with a depth.  "auto" is the latter.
             timeout: Seconds for all of them.
 
         Returns:
@@ -149,7 +153,7 @@ class Block:
         data: Grant,
         *,
         length: int,
-        depth: int = 32,
+        depth: int | str | None = None,
         timeout: float | None = None,
     ) -> int:
         """Write many blocks; block ``i`` is byte ``i * length`` of ``data`` and on.
@@ -159,8 +163,8 @@ class Block:
         return self._many(layout.OP_WRITE, offsets, data, length, depth, timeout)
 
     def _many(
-        self, op: int, offsets: Buffer, grant: Grant, length: int, depth: int,
-        timeout: float | None,
+        self, op: int, offsets: Buffer, grant: Grant, length: int,
+        depth: int | str | None, timeout: float | None,
     ) -> int:  # fmt: skip
         if not 1 <= length <= MAX_TRANSFER:
             raise ValueError(f"length must be 1 to {MAX_TRANSFER} bytes, not {length}")
@@ -237,9 +241,24 @@ class Block:
 
         ``requests``, ``responses``, ``notifications`` sent, ``held_off`` (batches
         that needed none), ``in_flight``, ``in_flight_peak``, ``full`` (how often
-        there was no credit) and ``sleeps``.
+        there was no slot), ``limited`` (how often the depth refused), ``credit``,
+        ``sleeps``, and what `depth` tells, as ``slots`` and ``limit...``.
         """
         return self._requester.statistics()
+
+    @property
+    def depth(self) -> Depth:
+        """How many requests may be in flight, and how that came."""
+        return Depth.of(self.statistics())
+
+    def set_depth(self, depth: int | str | None) -> None:
+        """Let at most ``depth`` requests be in flight.
+
+        Args:
+            depth: A number up to the slots; "auto" to have it found while requests
+                run; None for all the slots.
+        """
+        self._requester.set_depth(depth)
 
     @property
     def closed(self) -> bool:

@@ -38,6 +38,7 @@ class Connection:
         ring_layout: int = layout.PADDED,
         start: int = 0,
         wait: Wait | str = BLOCK,
+        depth: int | str | None = None,
         timeout: float | None = None,
     ) -> Block:
         """Open a device.
@@ -50,6 +51,8 @@ class Connection:
             ring_layout: ``layout.PADDED`` or ``layout.XEN``.
             start: Index of the first request, for tests near the wrap.
             wait: A strategy, or its name: ``block``, ``spin:50``, ``busy``.
+            depth: How many of the slots to use at most; "auto" to have it found
+                while requests run: see docs/DEPTH.md.
             timeout: Seconds for the handshake; the connection's own by default.
 
         Raises:
@@ -70,7 +73,7 @@ class Connection:
             timeout=self._timeout if timeout is None else timeout,
         )
         try:
-            return Block(session, spin_us=strategy.spin_us)
+            return Block(session, spin_us=strategy.spin_us, depth=depth)
         except BaseException:
             session.close()
             raise

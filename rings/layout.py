@@ -224,19 +224,11 @@ def split_geometry(
     grants_offset = ring_offset + ring_size
     data_offset = grants_offset + round_up(grants * GRANT_SIZE)
     return Geometry(
-        size=data_offset + data_size,
-        ring_layout=ring_layout,
-        slots=slots,
-        slot_size=slot_size,
-        protocol=protocol,
-        ring_offset=ring_offset,
-        ring_size=ring_size,
-        grants_offset=grants_offset,
-        grants=grants,
-        start=start,
-        data_offset=data_offset,
-        data_size=data_size,
-    )
+        size=data_offset + data_size, ring_layout=ring_layout, slots=slots,
+        slot_size=slot_size, protocol=protocol, ring_offset=ring_offset,
+        ring_size=ring_size, grants_offset=grants_offset, grants=grants, start=start,
+        data_offset=data_offset, data_size=data_size,
+    )  # fmt: skip
 
 
 # -- message ring, one producer and one consumer (KIND_SPSC) ---------------------
@@ -251,6 +243,9 @@ SPSC_START: Final = 76  # u32, index of the first unit
 SPSC_DATA_OFFSET: Final = 80  # u64
 SPSC_DATA_SIZE: Final = 88  # u64
 SPSC_DTYPE: Final = 96  # u64, fingerprint of the messages' type, 0 if untyped
+SPSC_POOL_OFFSET: Final = 128  # u64, of the pool; SPSC_RECORDS only
+SPSC_POOL_SIZE: Final = 136  # u64, 0: no message goes by reference
+SPSC_INLINE_MAX: Final = 144  # u32, longer messages do
 SPSC_PROD: Final = 256  # u32, by the producer
 SPSC_CONS: Final = 384  # u32, by the consumer
 SPSC_PROD_EVENT: Final = 512  # u32, by the consumer
@@ -265,11 +260,14 @@ END_LOST: Final = 16  # u64, messages refused and not stored
 END_PID_BITS: Final = 22
 END_CLOSED: Final = 1 << END_PID_BITS  # owner word of an end given back
 
-SPSC_RECORD_LENGTH: Final = 0  # u32, bytes of the message that follows
-SPSC_RECORD_KIND: Final = 4  # u32, SPSC_MESSAGE or SPSC_WRAP
+SPSC_RECORD_LENGTH: Final = 0  # u32, bytes that follow
+SPSC_RECORD_KIND: Final = 4  # u32, SPSC_MESSAGE, SPSC_WRAP or SPSC_REFERENCE
 SPSC_RECORD_HEADER: Final = 8
 SPSC_MESSAGE: Final = 0
 SPSC_WRAP: Final = 1  # nothing more before the end of the array
+SPSC_REFERENCE: Final = 2  # where in the pool the message lies
+SPSC_REFERENCE_OFFSET: Final = 0  # u64, from the pool's first byte
+SPSC_REFERENCE_LENGTH: Final = 8  # u64, bytes of the message
 
 # -- broadcast ring, one producer and many consumers (KIND_BROADCAST) -------------
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from . import layout
 from ._core import Front
+from .depth import AUTO, FIXED, bounds
+from .doubt import Doubt
 from .errors import BrokenError
 from .grants import Grant, GrantTable
 from .handle import Handle, Pins, describe
@@ -42,11 +44,14 @@ class Batching(local):
 class Requester:
     """Turns operations on grants into requests, and answers into results."""
 
-    def __init__(self, session: Session, spin_us: int) -> None:
+    def __init__(
+        self, session: Session, spin_us: int, depth: int | str | None = None
+    ) -> None:
         shape = session.geometry
-        self._session = session
+        limits = bounds(depth, shape.slots)
         self.pool = BufferPool(session.region, shape, GrantTable(session.region, shape))
         self._batching = Batching()
+        self._depth = depth
         self._front = Front(
             buffer=session.region.view(shape.ring_offset, shape.ring_size),
             layout=shape.ring_layout,
@@ -60,6 +65,8 @@ class Requester:
             on_hangup=session.check,
             orphan=Pins,
         )
+        self._front.set_depth(*limits)
+        self._doubt = Doubt(session, self._front)
 
     # -- one operation, waited for --------------------------------------------
 
@@ -96,9 +103,9 @@ class Requester:
         except TimeoutError as error:
             if error.errno is not None:  # the device's own answer
                 raise
-            raise self._late(op, offset, length, timeout) from None
+            raise self._doubt.late(op, offset, length, timeout) from None
         except BrokenError as error:
-            raise self._gone(error) from None
+            raise self._doubt.gone(error) from None
         finally:
             if grant is not None:
                 grant.unpin()
@@ -124,10 +131,11 @@ class Requester:
 
     def many(
         self, op: int, offsets: Buffer, grant: Grant, at: int, length: int,
-        window: int, late: float | None, depth: int = 32,
+        window: int, late: float | None, depth: int | str | None = None,
     ) -> int:  # fmt: skip
         """Move many blocks of one length; block ``i`` in buffer slot ``i % window``."""
         view = memoryview(offsets).cast("B").cast("Q")
+        deep = self._many_depth(depth)
         done = 0
         grant.pin()
         try:
@@ -136,17 +144,26 @@ class Requester:
                 start = at if window < len(view) else at + done * length
                 done += self._front.many(
                     grant, op, view[done:], length, grant.gref, grant.generation,
-                    start, window, depth, left,
+                    start, window, deep, left,
                 )  # fmt: skip
                 if done < len(view):
                     self._wait_credit(late)
         except TimeoutError:
-            raise self._late(op, view[done], length, None) from None
+            raise self._doubt.late(op, view[done], length, None) from None
         except BrokenError as error:
-            raise self._gone(error) from None
+            raise self._doubt.gone(error) from None
         finally:
             grant.unpin()
         return done
+
+    def _many_depth(self, depth: int | str | None) -> int:
+        if depth is None:
+            depth = FIXED if self._depth is None else AUTO
+        if depth == AUTO:
+            return layout.MAX_SLOTS  # the front's own limit bounds it
+        if isinstance(depth, int) and depth >= 1:
+            return depth
+        raise ValueError(f'depth must be "auto", None or at least 1, not {depth!r}')
 
     # -- requests that are waited for later -----------------------------------
 
@@ -222,10 +239,10 @@ class Requester:
         try:
             answered = self._front.wait(handle, timeout)
         except BrokenError as error:
-            raise self._gone(error) from None
+            raise self._doubt.gone(error) from None
         self.poll()
         if not answered:
-            raise self._late(handle.op, handle.offset, handle.length, timeout)
+            raise self._doubt.late(handle.op, handle.offset, handle.length, timeout)
         handle.settle()
 
     def look(self, handle: Handle) -> bool:
@@ -233,7 +250,7 @@ class Requester:
         try:
             answered = self._front.wait(handle, 0)
         except BrokenError as error:
-            raise self._gone(error) from None
+            raise self._doubt.gone(error) from None
         self.poll()
         return answered
 
@@ -258,38 +275,17 @@ class Requester:
         left = None if late is None else max(0.0, late - monotonic())
         try:
             if not self._front.wait_credit(left):
-                raise self._late(0, 0, 0, left)
+                raise self._doubt.late(0, 0, 0, left)
         except BrokenError as error:
-            raise self._gone(error) from None
+            raise self._doubt.gone(error) from None
         self.poll()
 
-    # -- what went wrong ------------------------------------------------------
+    def set_depth(self, depth: int | str | None) -> None:
+        """Limit what is in flight; see `rings.depth`."""
+        self._front.set_depth(*bounds(depth, self._front.statistics()["slots"]))
+        self._depth = depth
 
-    def _in_flight(self) -> tuple[str, ...]:
-        return tuple(describe(*call[1:]) for call in self._front.in_flight())
-
-    def _where(self) -> str:
-        session = self._session
-        return (
-            f"{session.device.name!r} on {session.address}"
-            f" (daemon pid {session.peer.pid})"
-        )
-
-    def _late(
-        self, op: int, offset: int, length: int, timeout: float | None
-    ) -> TimeoutError:
-        what = describe(op, offset, length) if op else "a free slot"
-        within = "in time" if timeout is None else f"within {timeout:.3g} s"
-        return TimeoutError(
-            f"{what}: no answer {within} from {self._where()};"
-            f" {len(self._in_flight())} in flight"
-        )
-
-    def _gone(self, error: BrokenError) -> BrokenError:
-        lost = self._in_flight()
-        doubt = f"; in doubt: {', '.join(lost[:8])}" if lost else ""
-        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
-        return BrokenError(f"{self._where()}: {error}{doubt}{more}", lost)
+    # -- facts ----------------------------------------------------------------
 
     def statistics(self) -> dict[str, int]:
         """Counters of the front."""

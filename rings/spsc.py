@@ -11,7 +11,10 @@ take its two ends, each of which at most one process holds at a time:
 **Two kinds.**  ``create(slots=, slot_size=)`` makes a ring whose messages all
 have exactly ``slot_size`` bytes, any other length is a ValueError; nothing but
 their bytes is stored, so a batch is one copy.  ``create(ring_bytes=)`` makes a
-ring of records, whose messages have any length up to half the ring.
+ring of records, whose messages have any length up to half the ring; with
+``pool_bytes=`` a longer one goes by reference: its bytes lie in a pool beside the
+ring, copied once by put, or not at all by ``claim`` and ``peek``, and go back to
+the pool when the message is taken or its view released.
 
 **What a call promises.**  ``try_*`` never waits, ``put``, ``get``, ``claim`` and
 ``peek`` wait (``timeout=None``: for ever) and end with TimeoutError;
@@ -55,7 +58,9 @@ if TYPE_CHECKING:
 __all__ = ["Consumer", "Handle", "Producer", "Ring", "attach", "create"]
 
 MAX_UNITS: Final = 1 << 30
+MAX_POOL: Final = 1 << 40
 PARAMS: Final = struct.Struct("=IIIIQQQ")
+POOL: Final = struct.Struct("=QQI")
 
 
 class Handle(NamedTuple):
@@ -122,6 +127,11 @@ class Ring:
         params = self._params()
         return int(params[2]) if params[0] == layout.SPSC_FIXED else 0
 
+    @property
+    def pool_size(self) -> int:
+        """Bytes for messages that go by reference."""
+        return int(POOL.unpack_from(self.region.buffer, layout.SPSC_POOL_OFFSET)[1])
+
     def _params(self) -> tuple[int, ...]:
         return PARAMS.unpack_from(self.region.buffer, layout.SPSC_MODE)
 
@@ -184,6 +194,8 @@ def create(
     slots: int = 1024,
     slot_size: int = 64,
     ring_bytes: int = 0,
+    pool_bytes: int = 0,
+    inline_max: int | None = None,
     start: int = 0,
     dtype: int = 0,
 ) -> Ring:
@@ -194,6 +206,10 @@ def create(
         slot_size: Bytes of every message, exactly.
         ring_bytes: Instead of both: bytes for messages of any length, a power of
             two; a message takes 8 bytes more than it has, rounded up to 8.
+        pool_bytes: Beside ``ring_bytes``: for messages that go by reference, of
+            which at most 256 are in the ring at once; each lies in one piece.
+        inline_max: Bytes of the longest message that does not; half the ring if
+            not told.
         start: Index of the first message; tests start near 2**32.
         dtype: Fingerprint of the messages' type, see `rings.records`.
 
@@ -204,11 +220,16 @@ def create(
     mode = layout.SPSC_RECORDS if ring_bytes else layout.SPSC_FIXED
     units, unit_size = (ring_bytes // 8, 8) if ring_bytes else (slots, slot_size)
     _check(units, unit_size, ring_bytes, start)
-    data_size = units * unit_size
-    size = layout.SPSC_DATA + layout.round_up(data_size)
+    _check_pool(ring_bytes, pool_bytes, inline_max)
+    data_size, pool_size = units * unit_size, layout.round_up(pool_bytes)
+    pool_offset = layout.SPSC_DATA + layout.round_up(data_size)
+    size = pool_offset + pool_size
     region = Region.create(size, kind=layout.KIND_SPSC, name="rings-spsc")
     params = (mode, units, unit_size, start, layout.SPSC_DATA, data_size, dtype)
     PARAMS.pack_into(region.buffer, layout.SPSC_MODE, *params)
+    pool = (pool_offset, pool_size, layout.U32 if inline_max is None else inline_max)
+    if pool_size:
+        POOL.pack_into(region.buffer, layout.SPSC_POOL_OFFSET, *pool)
     words = (layout.SPSC_PROD, layout.SPSC_CONS)
     for word in (*words, layout.SPSC_PROD_EVENT, layout.SPSC_CONS_EVENT):
         struct.pack_into("=I", region.buffer, word, start)
@@ -226,6 +247,19 @@ def _check(units: int, unit_size: int, ring_bytes: int, start: int) -> None:
         raise ValueError(f"slot_size must be in 1..{layout.U32 // 2}, not {unit_size}")
     if not 0 <= start <= layout.U32:
         raise ValueError(f"start must be a u32, not {start}")
+
+
+def _check_pool(ring_bytes: int, pool_bytes: int, inline_max: int | None) -> None:
+    if not 0 <= pool_bytes <= MAX_POOL:
+        raise ValueError(f"pool_bytes must be in 0..{MAX_POOL}, not {pool_bytes}")
+    if pool_bytes and not ring_bytes:
+        raise ValueError(
+            "pool_bytes must come with ring_bytes: others have messages of one size"
+        )
+    if inline_max is not None and not (pool_bytes and 0 <= inline_max <= layout.U32):
+        raise ValueError(
+            f"inline_max must be a u32 and come with pool_bytes, not {inline_max}"
+        )
 
 
 def _eventfd() -> int:

@@ -60,7 +60,8 @@ def run(code):
 
 def main():
     """Echo, broadcast, and an interpreter that is destroyed with its end open."""
-    requests, answers = (spsc.create(ring_bytes=4096) for _ in range(2))
+    pool = {"ring_bytes": 4096, "pool_bytes": 1 << 18}
+    requests, answers = (spsc.create(**pool) for _ in range(2))
     numbers = {
         k: tuple(v.handle()) for k, v in (("requests", requests), ("answers", answers))
     }
@@ -69,6 +70,10 @@ def main():
         for n in range(2000):
             producer.put(b"%d" % n)
             assert consumer.get(30) == (b"%d" % n)[::-1]
+        for n in range(100):
+            producer.put(b"%d" % n * 50_000)  # by reference
+            with consumer.peek(timeout=30) as message:
+                assert message == (b"%d" % n * 50_000)[::-1]
         producer.close()
         thread.join()
         assert list(consumer) == []

@@ -231,6 +231,7 @@ NOT_MEMBERS = {"reserved", "data"}
     [
         ("offsets: SPSC_", "spsc_header", "spsc.h"),
         ("offsets: SPSC_RECORD_", "spsc_record", "spsc.h"),
+        ("offsets: SPSC_REFERENCE_", "spsc_reference", "spsc.h"),
         ("offsets: END_", "owned_end", "owner.h"),
         ("offsets: BROADCAST_", "broadcast_header", "broadcast.h"),
         ("offsets: ENTRY_", "broadcast_entry", "broadcast.h"),

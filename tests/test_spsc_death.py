@@ -80,17 +80,22 @@ def flood(ring, life, seed):
             number += 1
 
 
-def a_ring(records, start):
-    if records:
+KINDS = ["slots", "records", "references"]
+
+
+def a_ring(kind, start):
+    if kind == "references":  # all of them, and the pool is full before the ring is
+        return spsc.create(ring_bytes=1024, pool_bytes=4096, inline_max=0, start=start)
+    if kind == "records":
         return spsc.create(ring_bytes=1024, start=start)
     return spsc.create(slots=8, slot_size=56, start=start)
 
 
-@pytest.mark.parametrize("records", [False, True], ids=["slots", "records"])
-def test_killed_producers_leave_whole_messages(records):
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_producers_leave_whole_messages(kind):
     """Nothing torn, lost or doubled before each death, and then BrokenError."""
     rng = random.Random(3)
-    with a_ring(records, 2**32 - 100) as ring, ring.consumer() as consumer:
+    with a_ring(kind, 2**32 - 100) as ring, ring.consumer() as consumer:
         for life in range(KILLS):
             with child(flood, ring, life, life) as pid:
                 expected = 0
@@ -109,8 +114,8 @@ def test_killed_producers_leave_whole_messages(records):
 
 def still_whole(ring, consumer):
     """Whether the ring takes as much as a new one."""
-    size = 56 if ring.slot_size else 120
-    fits = 8 if ring.slot_size else 1024 // 128
+    size = 56 if ring.slot_size else 512 if ring.pool_size else 120
+    fits = 8  # 1024 / (8 + 120) records, or 4096 / 512 in the pool
     with ring.producer() as producer:
         assert producer.statistics()["generation"] > KILLS
         assert producer.put_many([bytes(size)] * (fits + 1)) >= fits - 1
@@ -147,13 +152,13 @@ def drink(ring, log, peeks):
 
 
 @pytest.mark.parametrize("peeks", [False, True], ids=["get", "peek"])
-@pytest.mark.parametrize("records", [False, True], ids=["slots", "records"])
-def test_killed_consumers_lose_at_most_what_they_had(records, peeks):
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_consumers_lose_at_most_what_they_had(kind, peeks):
     """`get`: at most one message a death; `peek`: none, and at most one twice."""
     rng = random.Random(5)
     log = Log()
     number = deaths = 0
-    with a_ring(records, 2**31 - 50) as ring, ring.producer() as producer:
+    with a_ring(kind, 2**31 - 50) as ring, ring.producer() as producer:
         for _ in range(KILLS):
             with child(drink, ring, log, peeks) as pid:
                 assert producer.wait_peer(HANG_S) == pid
@@ -175,7 +180,7 @@ def test_killed_consumers_lose_at_most_what_they_had(records, peeks):
 
 
 def test_a_producer_asleep_notices_a_dead_consumer():
-    with a_ring(False, 0) as ring, ring.producer() as producer:
+    with a_ring("slots", 0) as ring, ring.producer() as producer:
         with child(sleeper, ring.consumer) as pid:
             assert producer.wait_peer(HANG_S) == pid
             producer.put_many([bytes(56)] * 8)
@@ -202,7 +207,7 @@ def sleeper(take):
 
 @pytest.mark.parametrize("how", ["block", "spin:50", "busy"])
 def test_a_consumer_asleep_notices_death_and_a_successor(how):
-    with a_ring(True, 0) as ring, ring.consumer(wait=how) as consumer:
+    with a_ring("records", 0) as ring, ring.consumer(wait=how) as consumer:
         with child(flood_a_few, ring, 5):
             assert consumer.wait_peer(HANG_S)
             assert [opened(consumer.get(HANG_S)) for _ in range(5)] == [
@@ -225,7 +230,7 @@ def flood_a_few(ring, count):
 
 def stopped_is_not_dead(seconds):
     with (
-        a_ring(False, 0) as ring,
+        a_ring("slots", 0) as ring,
         ring.consumer() as consumer,
         child(sleeper, ring.producer) as pid,
     ):
@@ -248,7 +253,7 @@ def test_a_peer_stopped_for_long_is_not_dead():
 
 def test_an_unreaped_owner_is_dead():
     """A zombie still has its pid and start time, and nothing will come of it."""
-    with a_ring(False, 0) as ring, child(lambda: ring.producer()) as pid:
+    with a_ring("slots", 0) as ring, child(lambda: ring.producer()) as pid:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         with ring.producer() as producer:
             assert producer.statistics()["generation"] in (1, 2)
@@ -256,7 +261,7 @@ def test_an_unreaped_owner_is_dead():
 
 def test_a_reused_pid_is_not_the_owner():
     """The owner word names a process of another start time: our own pid."""
-    with a_ring(False, 0) as ring:
+    with a_ring("slots", 0) as ring:
         word = (12345 << layout.END_PID_BITS) | os.getpid()
         struct.pack_into("=Q", ring.region.buffer, layout.SPSC_PRODUCER, word)
         with ring.consumer() as consumer, pytest.raises(BrokenError):
@@ -266,7 +271,7 @@ def test_a_reused_pid_is_not_the_owner():
 
 def test_control_without_start_times_a_reused_pid_blocks():
     """The same word with our real start time is a live owner."""
-    with a_ring(False, 0) as ring:
+    with a_ring("slots", 0) as ring:
         start = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         word = (start << layout.END_PID_BITS) | os.getpid()
         struct.pack_into("=Q", ring.region.buffer, layout.SPSC_PRODUCER, word)
@@ -275,7 +280,7 @@ def test_control_without_start_times_a_reused_pid_blocks():
 
 
 def test_a_forked_child_cannot_use_or_give_back_an_end():
-    with a_ring(False, 0) as ring, ring.producer() as producer:
+    with a_ring("slots", 0) as ring, ring.producer() as producer:
         view = producer.claim()
         pid = os.fork()
         if pid == 0:
@@ -408,7 +413,7 @@ def waits_in_vain(rings):
 @pytest.mark.soak
 def test_eight_sleepers_cost_next_to_nothing():
     with contextlib.ExitStack() as stack:
-        rings = [stack.enter_context(a_ring(False, 0)) for _ in range(8)]
+        rings = [stack.enter_context(a_ring("slots", 0)) for _ in range(8)]
         for ring in rings:
             stack.enter_context(ring.producer())
         assert waits_in_vain(rings) < 0.1

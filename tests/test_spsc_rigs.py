@@ -44,12 +44,20 @@ ALL_STORES = {
 # -- killed at every store ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("records", [False, True], ids=["slots", "records"])
-def test_killed_at_every_store(build, records):
-    counts = run_rig(build("spsc_fault"), KILLS // 2, WRAP, 7, int(records))
-    stores = ALL_STORES | ({"spsc_record_mark"} if records else {"spsc_fill"})
+KINDS = ["slots", "records", "references"]
+FILLING = {
+    "slots": {"spsc_fill"},
+    "records": {"spsc_record_mark", "rig_store"},
+    "references": {"spsc_record_mark", "spsc_message_claim", "rig_store"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_every_store(build, kind):
+    counts = run_rig(build("spsc_fault"), KILLS // 3, WRAP, 7, KINDS.index(kind))
+    stores = ALL_STORES | FILLING[kind]
     assert stores <= counts["kills"].keys(), "a store that nobody died at"
-    assert sum(counts["kills"].values()) >= KILLS // 2
+    assert sum(counts["kills"].values()) >= KILLS // 3
     assert counts["again"] > 0, "nobody died between looking and releasing"
     assert counts["messages"] > 1000
 
@@ -102,11 +110,37 @@ def test_control_a_broken_ring_fails_at_some_store(build, what):
     assert counts["stuck"] == (status == 2)
 
 
-@pytest.mark.parametrize("records", [False, True], ids=["slots", "records"])
-def test_control_published_before_filled_is_torn(build, records):
+@pytest.mark.parametrize("kind", KINDS)
+def test_control_published_before_filled_is_torn(build, kind):
     program = build("spsc_fault", (), ("-DPUBLISH_FIRST",))
-    counts = run_rig(program, 500, 0, 7, int(records), status=1)
+    counts = run_rig(program, 500, 0, 7, KINDS.index(kind), status=1)
     assert counts["torn"] + counts["twice"] > 0
+
+
+FORGETS = (
+    "spsc_pool.h",
+    "for (uint32_t index = end->seen; index != end->index;) {",
+    "for (uint32_t index = end->index; index != end->index;) {",
+)
+KEEPS = ("spsc_pool.h", "while (loans->count != 0 &&", "while (loans->count > 1 &&")
+HASTY = (
+    "spsc_pool.h",
+    "(uint32_t)(spsc_loan(end, 0)->after - end->seen - 1) >=",
+    "(uint32_t)(spsc_loan(end, 0)->after - end->seen - 5) >=",
+)
+LENT = {
+    "the successor forgets what is lent": (FORGETS, "torn"),
+    "a loan counts as back before its record": (HASTY, "torn"),
+    "the last loan is never given back": (KEEPS, "leaked"),
+}
+
+
+@pytest.mark.parametrize("what", LENT)
+def test_control_a_broken_pool_fails_at_some_store(build, what):
+    change, finding = LENT[what]
+    counts = run_rig(build("spsc_fault", (change,)), 3000, 0, 7, 2, status=1)
+    counts["leaked"] = not counts["torn"] and not counts["whole"]
+    assert counts[finding] > 0
 
 
 # -- killed at any instruction --------------------------------------------------------
@@ -131,6 +165,7 @@ STEPPED = {
     "the successor drops what was published": ((RESETS,), (), "lost"),
     "published before filled": ((), ("-DPUBLISH_FIRST",), "torn"),
     "nobody inherits": ((NO_HEIRS,), (), "stuck"),
+    "the successor forgets what is lent": ((FORGETS,), (), "torn"),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEADERS = (
-    "broadcast.h", "core.h", "owner.h", "process.h", "spsc.h", "wait.h"
+    "broadcast.h", "core.h", "owner.h", "process.h", "spsc.h", "spsc_pool.h", "wait.h"
 )  # fmt: skip
 STARTS = (0, 2**31 - 2, 2**32 - 2)
 FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-g", "-pthread")
@@ -63,6 +63,16 @@ BROKEN = {
         "return units <= run ? units : run + units;",
         "return units;",
     ),
+    "early-event": (
+        "spsc_pool.h",
+        "uint32_t after = spsc_loan(end, back - 1)->after;",
+        "uint32_t after = spsc_loan(end, back - 1)->after - 600;",
+    ),
+    "over-the-next": (
+        "spsc_pool.h",
+        "return size <= from - to ? to : SPSC_NOWHERE;",
+        "return to;",
+    ),
 }
 
 
@@ -104,8 +114,8 @@ def build(
     return program
 
 
-def run(program: Path, *, records: int, start: int, count: int, sleeps: int):
-    command = [program, str(records), str(start), str(count), str(sleeps)]
+def run(program: Path, *, kind: int, start: int, count: int, sleeps: int):
+    command = [program, str(kind), str(start), str(count), str(sleeps)]
     return subprocess.run(command, capture_output=True, text=True, timeout=90)
 
 
@@ -113,21 +123,17 @@ def run(program: Path, *, records: int, start: int, count: int, sleeps: int):
 def test_clean(tmp_path, sanitizer):
     program = build(tmp_path, sanitizer)
     for start in STARTS:
-        for records in (0, 1):
+        for kind in (0, 1, 2):
             for sleeps in (0, 1):
-                result = run(
-                    program, records=records, start=start, count=2000, sleeps=sleeps
-                )
+                result = run(program, kind=kind, start=start, count=2000, sleeps=sleeps)
                 assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_control_weak_orders_are_reported(tmp_path, name):
     program = build(tmp_path, TSAN, MUTANTS[name])
-    results = [
-        run(program, records=records, start=0, count=5000, sleeps=0)
-        for records in (0, 1)
-    ]
+    kinds = (0, 1, 2)
+    results = [run(program, kind=kind, start=0, count=5000, sleeps=0) for kind in kinds]
     assert any("data race" in result.stderr for result in results)
 
 
@@ -135,8 +141,8 @@ def test_control_weak_orders_are_reported(tmp_path, name):
 def test_control_broken_rings_are_noticed(tmp_path, name):
     program = build(tmp_path, ("-O2",), BROKEN[name])
     for _ in range(20):
-        for records in (0, 1):
-            result = run(program, records=records, start=7, count=50_000, sleeps=1)
+        for kind in (0, 1, 2):
+            result = run(program, kind=kind, start=7, count=50_000, sleeps=1)
             if result.returncode != 0:
                 return
     pytest.fail("the mutant passed")

@@ -209,6 +209,13 @@ def test_a_spoilt_count_is_flagged(stage, monkeypatch):
     assert "Little check 0." in told["why_invalid"]
 
 
+def test_a_depth_that_is_found_by_trial_is_told(stage):
+    told = stage.measure(Cell(DELAY, slots=128, depth="auto", seconds=0.2))
+    limit = told["limit"]
+    assert 1 <= limit["min"] <= limit["final"] <= limit["max"] <= 128
+    assert told["occupancy"]["mean"] < 128
+
+
 def test_lateness_of_who_had_to_wait_is_not_the_senders(stage):
     cell = Cell(DELAY, slots=16, seconds=0.3, rate_per_s=10_000, arrivals="even")
     told = stage.measure(cell)

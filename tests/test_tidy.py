@@ -28,9 +28,9 @@ LAYERS = (
     "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
     " rings.link rings.rendezvous",
-    "rings.handle rings.ranges rings.requester rings.copying rings.block rings.loading"
-    " rings.frontend rings.interpreters rings.sandbox rings.forecast rings.needs"
-    " rings.advice",
+    "rings.depth rings.handle rings.doubt rings.ranges rings.requester rings.copying"
+    " rings.block rings.loading rings.frontend rings.interpreters rings.sandbox"
+    " rings.forecast rings.needs rings.advice",
     "rings",
     "daemons._engine rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"

@@ -1,4 +1,4 @@
-"""Our SPSC rings in each waiting strategy: of fixed slots, and of records."""
+"""Our SPSC rings in each waiting strategy: of slots, of records, by reference."""
 
 from __future__ import annotations
 
@@ -95,4 +95,39 @@ class Records(Adapter):
         made.close()
 
 
-ADAPTERS: list[Adapter] = [*(Spsc(manner) for manner in WAITS), Records("block")]
+class References(Records):
+    """`rings.spsc` with the message in the pool; arrays are read there."""
+
+    arrays = True
+    round_trips = in_process = False
+    min_size = 64 << 10
+    max_size = 16 << 20
+
+    def __init__(self, manner: str) -> None:
+        self.name = f"rings SPSC by reference, {manner}"
+        self.wait = WAITS[manner]
+
+    def create(self, spec: Spec) -> Any:
+        return spsc.create(ring_bytes=4096, pool_bytes=spec.capacity, inline_max=0)
+
+    def sender(self, made: Any, index: int) -> Sender:
+        put = made.producer(wait=self.wait).put
+        return Sender(put=put, put_array=put)
+
+    def receiver(self, made: Any, index: int) -> Receiver:
+        import numpy
+
+        consumer = made.consumer(wait=self.wait)
+
+        def get_array(use: Any) -> None:
+            with consumer.peek() as view:
+                use(numpy.frombuffer(view, numpy.float64))
+
+        return Receiver(get=consumer.get, get_array=get_array)
+
+
+ADAPTERS: list[Adapter] = [
+    *(Spsc(manner) for manner in WAITS),
+    Records("block"),
+    References("block"),
+]

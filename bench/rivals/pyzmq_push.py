@@ -13,6 +13,7 @@ class Push(Adapter):
     """pyzmq, whose high-water mark is set so that 1 MiB messages fit in memory."""
 
     name = "pyzmq push/pull"
+    max_size = 16 << 20
     package = "pyzmq"
     fan = ANY_FAN
     arrays = True

@@ -19,6 +19,7 @@ class MpQueue(Adapter):
     """`multiprocessing.Queue`: pickles, a lock at each end, a feeder thread."""
 
     name = "multiprocessing.Queue"
+    max_size = 16 << 20
     fan = ANY_FAN
     arrays = True
 
@@ -40,6 +41,7 @@ class MpSimpleQueue(Adapter):
     """`multiprocessing.SimpleQueue`: the same without the thread."""
 
     name = "multiprocessing.SimpleQueue"
+    max_size = 16 << 20
     fan = ANY_FAN
 
     def create(self, spec: Spec) -> Any:
@@ -59,6 +61,7 @@ class MpPipe(Adapter):
     """`multiprocessing.Pipe` with `send_bytes`: a pipe and a length before each."""
 
     name = "multiprocessing.Pipe"
+    max_size = 16 << 20
     arrays = True
 
     def create(self, spec: Spec) -> Any:

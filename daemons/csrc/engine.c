@@ -75,13 +75,17 @@ static enum wait_result sleep_engine(void *arg, uint64_t deadline_ns)
     return WAIT_READY;
 }
 
-/* The area under the curve of what is in flight, as it stands at the ends of turns. */
-static void account(struct ring *ring, uint64_t now)
+/* The area under the curve of what is in flight at the ends of turns; while that is
+ * nothing, nobody asks what time it is. */
+static void account(struct ring *ring, uint64_t *now)
 {
-    ring->stats.in_flight_ns += ring->accounted_in_flight * (now - ring->accounted_ns);
-    ring->stats.observed_ns = now - ring->attached_ns;
+    if (ring->accounted_in_flight == 0 && ring->stats.in_flight == 0)
+        return;
+    if (*now == 0)
+        *now = engine_now_ns(ring->engine);
+    ring->stats.in_flight_ns += ring->accounted_in_flight * (*now - ring->accounted_ns);
     ring->accounted_in_flight = ring->stats.in_flight;
-    ring->accounted_ns = now;
+    ring->accounted_ns = *now;
 }
 
 /* One turn for everybody: true if anything moved. */
@@ -102,13 +106,13 @@ static bool turn(struct engine *engine)
     }
     moved |= take_injected(engine);
     moved |= delay_turn(engine);
-    uint64_t now = moved ? engine_now_ns(engine) : 0;
+    uint64_t now = 0;
     for (uint32_t i = 0; i < engine->nr_rings; i++) {
         struct ring *ring = engine->rings[i];
         if (ring == NULL)
             continue;
         if (moved)
-            account(ring, now);
+            account(ring, &now);
         if (ring->dirty)
             publish(ring);
         moved |= finish_detach(engine, ring);
@@ -224,8 +228,12 @@ int engine_ring_stats(engine *engine, uint32_t number, struct engine_ring_stats 
 {
     pthread_mutex_lock(&engine->mutex);
     struct ring *ring = ring_of(engine, number);
-    if (ring != NULL)
+    if (ring != NULL) {
+        uint64_t now = engine_now_ns(engine), since = ring->accounted_ns;
         *out = ring->stats;
+        out->observed_ns = now - ring->attached_ns;
+        out->in_flight_ns += now > since ? ring->accounted_in_flight * (now - since) : 0;
+    }
     pthread_mutex_unlock(&engine->mutex);
     return ring == NULL ? -ENOENT : 0;
 }

@@ -16,6 +16,7 @@
 #include <pthread.h>
 
 #include "gauge.h"
+#include "limit.h"
 #include "load.h"
 #include "wait.h"
 #include "xen.h"
@@ -90,7 +91,7 @@ struct call {
 };
 
 struct front_stats {
-    uint64_t requests, responses, notifications, held_off, in_flight_peak, full, sleeps;
+    uint64_t requests, responses, notifications, held_off, in_flight_peak, full, sleeps, limited;
 };
 
 struct front {
@@ -107,8 +108,9 @@ struct front {
     struct spin spin;
     const char *_Atomic broken; /* why, once it is */
     struct front_stats stats;
+    struct limit limit;
     struct gauge *gauge; /* NULL: nobody watches how full the ring is */
-    uint64_t flushed_ns, answered_ns; /* when last, if somebody watches */
+    uint64_t flushed_ns, answered_ns; /* when last, if front_is_timed() */
 };
 
 static inline int64_t front_look(void *arg)
@@ -128,9 +130,20 @@ static inline uint32_t front_in_flight(const struct front *front)
     return front->nr_calls - front->nr_free - front->nr_done;
 }
 
+/* Whether a request may be claimed: the ring has room and the limit leaves some. */
+static inline bool front_has_credit(const struct front *front)
+{
+    return front->nr_free > 0 && xen_front_credit(&front->ring) > 0 &&
+           front_in_flight(front) < front->limit.now;
+}
+
 /* The next request's entry, its slot in *slot; NULL without credit.  Mutex held. */
 static inline struct call *front_claim(struct front *front, struct io_request **slot)
 {
+    if (front_in_flight(front) >= front->limit.now) {
+        front->stats.limited++;
+        return NULL;
+    }
     if (front->nr_free == 0 || xen_front_credit(&front->ring) == 0) {
         front->stats.full++;
         return NULL;
@@ -160,6 +173,12 @@ static inline void front_fill(struct call *call, struct io_request *slot, uint8_
     call->length = length;
 }
 
+/* Whether somebody wants to know when: one reading of the clock serves them all. */
+static inline bool front_is_timed(const struct front *front)
+{
+    return front->gauge != NULL || front->limit.adapts;
+}
+
 /* Tell the gauge what the ring's own indices say is in flight.  Mutex held. */
 static inline void front_gauge(struct front *front, uint64_t now)
 {
@@ -171,8 +190,12 @@ static inline void front_flush(struct front *front)
 {
     if (front->ring.req_published == front->ring.req_prod_pvt)
         return;
+    if (front_is_timed(front))
+        front->flushed_ns = now_ns();
     if (front->gauge != NULL)
-        front_gauge(front, front->flushed_ns = now_ns());
+        front_gauge(front, front->flushed_ns);
+    if (front->limit.adapts)
+        limit_note(&front->limit, front->flushed_ns, front_in_flight(front), 0);
     if (!xen_front_publish(&front->ring)) {
         front->stats.held_off++;
         return;
@@ -245,7 +268,7 @@ static inline void front_dispatch(struct front *front)
     int64_t ready = front->broken ? 0 : xen_front_ready(&front->ring);
     if (ready < 0)
         front->broken = "the daemon published more responses than there were requests";
-    if (ready > 0 && front->gauge != NULL)
+    if (ready > 0 && front_is_timed(front))
         front->answered_ns = now_ns();
     for (int64_t i = 0; i < ready; i++) {
         struct io_response response;
@@ -256,10 +279,13 @@ static inline void front_dispatch(struct front *front)
         }
         front->stats.responses++;
     }
-    if (ready > 0)
-        xen_front_release(&front->ring, (uint32_t)ready);
-    if (ready > 0 && front->gauge != NULL)
+    if (ready <= 0)
+        return;
+    xen_front_release(&front->ring, (uint32_t)ready);
+    if (front->gauge != NULL)
         front_gauge(front, front->answered_ns);
+    if (front->limit.adapts)
+        limit_note(&front->limit, front->answered_ns, front_in_flight(front), (uint32_t)ready);
 }
 
 /* Lead for one wait: mutex held at entry and exit, free while waiting. */

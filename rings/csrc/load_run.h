@@ -45,8 +45,10 @@ struct loader {
 
 static inline uint32_t front_credit(const struct front *front)
 {
-    uint32_t credit = xen_front_credit(&front->ring);
-    return credit < front->nr_free ? credit : front->nr_free;
+    uint32_t in_flight = front_in_flight(front), credit = xen_front_credit(&front->ring);
+    uint32_t left = in_flight < front->limit.now ? front->limit.now - in_flight : 0;
+    uint32_t room = credit < front->nr_free ? credit : front->nr_free;
+    return left < room ? left : room;
 }
 
 static inline bool loader_is_open(const struct loader *loader)

@@ -84,6 +84,7 @@ static int bind_ring(Front *self, const struct front_args *args)
         return -1;
     }
     xen_front_attach(&front->ring, args->start);
+    limit_fix(&front->limit, NO_LIMIT);
     front->notify_fd = args->notify_fd;
     init_waiter(front, args->wait_fd, args->hangup_fd,
                 args->spin_us < 0 ? SPIN_FOREVER : (uint64_t)args->spin_us * 1000);
@@ -178,16 +179,6 @@ static PyObject *front_in_flight_(Front *self, PyObject *ignored)
     return list;
 }
 
-static PyObject *front_statistics(Front *self, PyObject *ignored)
-{
-    const struct front_stats *stats = &self->front.stats;
-    return Py_BuildValue("{sKsKsKsKsKsKsKsI}", "requests", stats->requests, "responses",
-                         stats->responses, "notifications", stats->notifications, "held_off",
-                         stats->held_off, "in_flight_peak", stats->in_flight_peak, "full",
-                         stats->full, "sleeps", stats->sleeps, "in_flight",
-                         front_in_flight(&self->front));
-}
-
 /* break_(): nothing is sent or awaited any more. */
 static PyObject *front_break_(Front *self, PyObject *ignored)
 {
@@ -221,6 +212,7 @@ static PyMethodDef front_methods[] = {
     {"unwatch", (PyCFunction)front_unwatch_, METH_NOARGS, NULL},
     {"load", (PyCFunction)(void (*)(void))front_load, METH_VARARGS | METH_KEYWORDS, NULL},
     {"in_flight", (PyCFunction)front_in_flight_, METH_NOARGS, NULL},
+    {"set_depth", (PyCFunction)(void (*)(void))front_set_depth, METH_FASTCALL, NULL},
     {"statistics", (PyCFunction)front_statistics, METH_NOARGS, NULL},
     {"break_", (PyCFunction)front_break_, METH_NOARGS, NULL},
     {"arm", (PyCFunction)front_arm, METH_NOARGS, NULL},

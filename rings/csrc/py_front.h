@@ -1,5 +1,5 @@
-/* rings._core.Front in five files: its life and facts, submitting, waiting, transfers of
- * many blocks, and loads that measure.
+/* rings._core.Front in six files: its life and facts, submitting, waiting, transfers of
+ * many blocks, loads that measure, and how deep it goes.
  *
  * Under every method lies front.h; here is what needs Python.
  */
@@ -82,5 +82,10 @@ void front_unwatch(Front *self);
 PyObject *front_watch(Front *self, PyObject *args);
 PyObject *front_unwatch_(Front *self, PyObject *ignored);
 PyObject *front_load(Front *self, PyObject *args, PyObject *kwargs);
+
+/* ---- py_front_depth.c ---- */
+
+PyObject *front_set_depth(Front *self, PyObject *const *args, Py_ssize_t count);
+PyObject *front_statistics(Front *self, PyObject *ignored);
 
 #endif

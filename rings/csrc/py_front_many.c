@@ -22,7 +22,9 @@ static bool many_refill_due(void *arg)
 {
     struct many_call *call = arg;
     const struct many *many = &call->many;
-    uint64_t low = call->depth - (call->depth + 3) / 4;
+    uint32_t limit = call->self->front.limit.now;
+    uint32_t depth = call->depth < limit ? call->depth : limit;
+    uint64_t low = depth - (depth + 3) / 4;
     if (many_in_flight(many) == 0)
         return true;
     return many->completed != call->seen && many->next < many->nr &&

@@ -91,7 +91,7 @@ PyObject *front_wait_answer(Front *self, PyObject *const *args, Py_ssize_t count
 static bool can_submit(void *arg)
 {
     struct front *front = arg;
-    return front->nr_done > 0 || (front->nr_free > 0 && xen_front_credit(&front->ring) > 0);
+    return front->nr_done > 0 || front_has_credit(front);
 }
 
 /* wait_credit(timeout) -> bool: until something can be submitted or collected. */

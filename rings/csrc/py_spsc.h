@@ -9,7 +9,7 @@
 #define RINGS_PY_SPSC_H
 
 #include "py.h"
-#include "spsc.h"
+#include "spsc_pool.h"
 
 enum {
     STOP_CLOSED = 1, /* given back, or never opened */
@@ -32,6 +32,7 @@ struct py_spsc {
     bool producer;
     enum policy policy;
     uint32_t want; /* units that a wait waits for */
+    uint64_t want_length; /* of a message that is waiting to be put, or 0 */
     struct owned_end *mine;
     struct owned_end *theirs;
     uint64_t self;        /* my owner word */
@@ -43,6 +44,7 @@ struct py_spsc {
     atomic_bool closing; /* STOP_CLOSING, for a sleeper without the GIL */
     struct spin spin;
     struct py_spsc_view *view; /* borrowed; it holds us */
+    struct spsc_loans *loans;  /* of the producer of a ring with a pool */
     PyObject *view_type;
     Py_buffer region;
     uint64_t messages, notified, waited, high_water;
@@ -59,6 +61,7 @@ struct py_spsc_view {
     uint32_t skipped;   /* of these, units of a WRAP before it */
     uint32_t messages;
     bool read_only;
+    bool lent; /* a claim in the pool, not published yet */
 };
 
 /* ---- py_spsc_end.c, py_spsc_wait.c: opening, closing, sleeping ------------ */

@@ -42,9 +42,9 @@ uint32_t spsc_refuse_length(const struct py_spsc *self, Py_ssize_t length)
 {
     if (self->end.records)
         PyErr_Format(PyExc_ValueError,
-                     "a message of %zd bytes cannot fit: this ring takes up to %llu, half its "
-                     "size; create it with more ring_bytes", length,
-                     (unsigned long long)spsc_longest(&self->end));
+                     "a message of %zd bytes cannot fit: this ring takes up to %llu; create it "
+                     "with more ring_bytes, or with pool_bytes= for long ones", length,
+                     (unsigned long long)spsc_max_size(&self->end));
     else
         PyErr_Format(PyExc_ValueError,
                      "a message of this ring is exactly %u bytes, not %zd; pad it, or create "
@@ -145,6 +145,20 @@ static int take_end(struct py_spsc *self)
     return -1;
 }
 
+/* A producer of a ring with a pool learns what its predecessors have lent. */
+static int recall_loans(struct py_spsc *self)
+{
+    if (!self->producer || self->end.pool_size == 0)
+        return 0;
+    self->loans = PyMem_Calloc(1, sizeof *self->loans);
+    if (self->loans == NULL)
+        return PyErr_NoMemory(), -1;
+    if (spsc_recall_loans(&self->end, self->loans))
+        return 0;
+    py_raise("LayoutError", "the ring's records are impossible; it is damaged, create a new one");
+    return -1;
+}
+
 int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool producer)
 {
     static char *names[] = {"buffer", "notify_fd", "wait_fd", "spin_us", "policy", NULL};
@@ -155,6 +169,7 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
     self->stops = STOP_CLOSED;
     self->notify_fd = self->wait_fd = self->peer_pidfd = -1;
     self->producer = producer;
+    self->forks = py_fork_count();
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, producer ? "w*ii|$ds" : "w*ii|$d",
                                      producer ? names : fewer, &self->region, &notify_fd, &wait_fd,
                                      &spin_us, &policy))
@@ -165,9 +180,8 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
         return -1;
     }
     if (choose_policy(self, policy) < 0 || choose_spin(&self->spin, spin_us) < 0 ||
-        keep_fds(self, notify_fd, wait_fd) < 0 || take_end(self) < 0)
+        keep_fds(self, notify_fd, wait_fd) < 0 || take_end(self) < 0 || recall_loans(self) < 0)
         return -1;
-    self->forks = py_fork_count();
     self->stops = 0;
     notify(self);
     return 0;
@@ -228,6 +242,7 @@ void spsc_dealloc(PyObject *op)
     struct py_spsc *self = (struct py_spsc *)op;
     PyTypeObject *type = Py_TYPE(op);
     give_back(self);
+    PyMem_Free(self->loans);
     Py_XDECREF(self->view_type);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(op);
     Py_DECREF(type);
@@ -298,8 +313,7 @@ static PyObject *get_peer_pid(PyObject *op, void *ignored)
 static PyObject *get_max_size(PyObject *op, void *ignored)
 {
     const struct py_spsc *self = (struct py_spsc *)op;
-    return PyLong_FromUnsignedLongLong(self->end.records ? spsc_longest(&self->end)
-                                                         : self->end.unit_size);
+    return PyLong_FromUnsignedLongLong(spsc_max_size(&self->end));
 }
 
 PyGetSetDef spsc_getset[] = {

@@ -14,6 +14,11 @@ static inline PyObject *to_bytes(struct py_spsc *self, const uint8_t *from, size
     return bytes;
 }
 
+static PyObject *to_bytes_here(const struct spsc_found *found)
+{
+    return PyBytes_FromStringAndSize((const char *)found->bytes, (Py_ssize_t)found->length);
+}
+
 /* Find the message at `index`, of `ready` units; false, with an exception, if broken. */
 static inline bool find(struct py_spsc *self, uint32_t index, uint32_t ready,
                         struct spsc_found *found)
@@ -24,7 +29,7 @@ static inline bool find(struct py_spsc *self, uint32_t index, uint32_t ready,
         spsc_raise_broken(self);
         return false;
     }
-    *found = (struct spsc_found){spsc_unit(&self->end, index), self->end.unit_size, 1};
+    *found = (struct spsc_found){spsc_unit(&self->end, index), self->end.unit_size, 1, false};
     return true;
 }
 
@@ -104,7 +109,7 @@ static PyObject *take_list(struct py_spsc *self, uint32_t ready, Py_ssize_t max)
     while (list != NULL && fine && units < ready && (Py_ssize_t)count < max) {
         uint32_t index = self->end.index + units;
         PyObject *bytes = find(self, index, ready - units, &found)
-                              ? PyBytes_FromStringAndSize((const char *)found.bytes, found.length)
+                              ? to_bytes_here(&found)
                               : NULL;
         fine = bytes != NULL;
         if (fine && expected != 0)
@@ -179,8 +184,9 @@ static Py_ssize_t copy_record(struct py_spsc *self, uint32_t ready, uint8_t *to,
     if (!find(self, self->end.index, ready, &found))
         return -1;
     if (found.length > space) {
-        PyErr_Format(PyExc_ValueError, "the message has %u bytes and the buffer only %zu; it "
-                                       "stays first in the ring", (unsigned)found.length, space);
+        PyErr_Format(PyExc_ValueError, "the message has %llu bytes and the buffer only %zu; it "
+                                       "stays first in the ring",
+                     (unsigned long long)found.length, space);
         return -1;
     }
     spsc_move(self, to, found.bytes, found.length);
@@ -229,8 +235,7 @@ static PyObject *peek_any(struct py_spsc *self, uint32_t count, int64_t ready)
     if (!find(self, self->end.index, (uint32_t)ready, &found))
         return NULL;
     if (self->end.records)
-        return spsc_view_new(self, (uint8_t *)found.bytes, found.length, 1, found.units,
-                             found.units - spsc_record_units(found.length));
+        return spsc_view_new(self, (uint8_t *)found.bytes, found.length, 1, found.units, 0);
     uint32_t n = spsc_piece(self, count, ready);
     return spsc_view_new(self, (uint8_t *)found.bytes, (size_t)n * found.length, n, n, 0);
 }

@@ -32,9 +32,9 @@ static inline uint32_t units_for(struct py_spsc *self, uint32_t index, Py_ssize_
 {
     if (!self->end.records)
         return (size_t)length == self->end.unit_size ? 1 : spsc_refuse_length(self, length);
-    if ((uint64_t)length > spsc_longest(&self->end))
+    if ((uint64_t)length > spsc_max_size(&self->end))
         return spsc_refuse_length(self, length);
-    return spsc_record_need(&self->end, index, (uint64_t)length);
+    return spsc_message_need(&self->end, index, (uint64_t)length);
 }
 
 /* ---- put ------------------------------------------------------------------ */
@@ -42,7 +42,7 @@ static inline uint32_t units_for(struct py_spsc *self, uint32_t index, Py_ssize_
 static inline void store(struct py_spsc *self, uint32_t index, const struct source *source)
 {
     uint8_t *slot = self->end.records
-                        ? spsc_record_claim(&self->end, index, (uint32_t)source->length)
+                        ? spsc_message_claim(&self->end, index, (uint64_t)source->length)
                         : spsc_unit(&self->end, index);
     spsc_move(self, slot, source->bytes, (size_t)source->length);
 }
@@ -62,13 +62,12 @@ static inline int put_now(struct py_spsc *self, const struct source *source, uin
     *units = units_for(self, self->end.index, source->length);
     if (*units == 0)
         return -1;
-    int64_t room = spsc_room(&self->end, *units);
-    if (room < 0)
-        return spsc_raise_broken(self), -1;
-    if (room < *units)
-        return 0;
-    store_and_publish(self, source, *units);
-    return 1;
+    int fits = spsc_message_fits(&self->end, self->end.index, *units, (uint64_t)source->length);
+    if (fits > 0)
+        store_and_publish(self, source, *units);
+    else if (fits < 0)
+        spsc_raise_broken(self);
+    return fits;
 }
 
 PyObject *spsc_try_put(PyObject *op, PyObject *data)
@@ -83,6 +82,16 @@ PyObject *spsc_try_put(PyObject *op, PyObject *data)
     return stored < 0 ? NULL : PyBool_FromLong(stored);
 }
 
+/* Sleep until a message of this length, which needs so many units, has room. */
+static int sleep_for_room(struct py_spsc *self, uint32_t units, uint64_t length,
+                          PyObject *timeout_s)
+{
+    self->want_length = length;
+    int there = spsc_sleep(self, units, timeout_s);
+    self->want_length = 0;
+    return there;
+}
+
 static int put_later(struct py_spsc *self, const struct source *source, uint32_t units,
                      PyObject *timeout_s)
 {
@@ -90,7 +99,9 @@ static int put_later(struct py_spsc *self, const struct source *source, uint32_t
         atomic_fetch_add_explicit(&self->mine->lost, 1, memory_order_relaxed);
         return 0;
     }
-    int there = self->policy == POLICY_ERROR ? 0 : spsc_sleep(self, units, timeout_s);
+    int there = self->policy == POLICY_ERROR
+                    ? 0
+                    : sleep_for_room(self, units, (uint64_t)source->length, timeout_s);
     if (there == 0)
         spsc_raise_timeout(self);
     if (there <= 0)
@@ -156,6 +167,7 @@ static int64_t put_buffer(struct py_spsc *self, const struct source *source)
 struct batch {
     uint32_t units; /* filled, not yet published */
     uint32_t count;
+    uint32_t lent; /* of these, by reference */
 };
 
 /* Fill in one message of a list: 1 done, 0 no room, -1 with an exception. */
@@ -167,14 +179,13 @@ static int put_item(struct py_spsc *self, PyObject *item, struct batch *batch)
     if (done == 0) {
         uint32_t index = self->end.index + batch->units;
         uint32_t units = units_for(self, index, source.length);
-        int64_t room = units == 0 ? -1 : spsc_room(&self->end, batch->units + units);
-        if (room >= (int64_t)batch->units + units) {
+        done = units == 0 ? -1
+                          : spsc_message_fits(&self->end, index, units, (uint64_t)source.length);
+        if (done > 0) {
             store(self, index, &source);
             batch->units += units;
             batch->count++;
-            done = 1;
-        } else if (room < 0) {
-            done = -1;
+            batch->lent += spsc_goes_by_reference(&self->end, (uint64_t)source.length);
         }
         close_source(&source);
     }
@@ -188,7 +199,7 @@ static int put_item(struct py_spsc *self, PyObject *item, struct batch *batch)
  * object's buffer method may run Python: STOP_BUSY keeps it out of this end. */
 static int64_t put_list(struct py_spsc *self, PyObject *list)
 {
-    struct batch batch = {0, 0};
+    struct batch batch = {0, 0, 0};
     int done = 1;
     if (!spsc_usable(self))
         return -1;
@@ -201,8 +212,11 @@ static int64_t put_list(struct py_spsc *self, PyObject *list)
         self->stops |= STOP_BUSY;
     }
     self->stops &= ~STOP_BUSY;
-    if (done < 0)
+    if (done < 0) {
+        if (batch.lent != 0)
+            spsc_unlend(&self->end, batch.lent);
         return -1;
+    }
     if (batch.count > 0)
         spsc_done(self, batch.count, spsc_publish(&self->end, batch.units));
     return batch.count;
@@ -260,8 +274,10 @@ static PyObject *claim_units(struct py_spsc *self, uint32_t count, uint32_t unit
         uint32_t n = spsc_piece(self, want, spsc_room(end, want));
         return spsc_view_new(self, spsc_unit(end, end->index), (size_t)n * end->unit_size, n, n, 0);
     }
-    uint8_t *bytes = spsc_record_claim(end, end->index, count);
-    return spsc_view_new(self, bytes, count, 1, units, units - spsc_record_units(count));
+    bool refers = spsc_goes_by_reference(end, count);
+    uint64_t length = refers ? sizeof(struct spsc_reference) : count;
+    uint8_t *bytes = spsc_message_claim(end, end->index, count);
+    return spsc_view_new(self, bytes, count, 1, units, units - spsc_record_units(length));
 }
 
 static PyObject *claim_any(struct py_spsc *self, PyObject *given, bool wait, PyObject *timeout_s)
@@ -272,12 +288,12 @@ static PyObject *claim_any(struct py_spsc *self, PyObject *given, bool wait, PyO
     uint32_t units = self->end.records ? units_for(self, self->end.index, count) : 1;
     if (units == 0)
         return NULL;
-    int64_t room = spsc_room(&self->end, units);
-    if (room < 0)
+    uint64_t length = self->end.records ? count : 0;
+    int there = spsc_message_fits(&self->end, self->end.index, units, length);
+    if (there < 0)
         return spsc_raise_broken(self);
-    int there = room >= units;
     if (!there && wait)
-        there = spsc_sleep(self, units, timeout_s);
+        there = sleep_for_room(self, units, length, timeout_s);
     if (there > 0)
         return claim_units(self, count, units);
     if (there == 0 && wait)

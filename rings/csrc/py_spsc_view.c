@@ -21,6 +21,7 @@ PyObject *spsc_view_new(struct py_spsc *self, uint8_t *bytes, size_t length, uin
     view->units = units;
     view->skipped = skipped;
     view->read_only = !self->producer;
+    view->lent = self->loans != NULL && spsc_goes_by_reference(&self->end, length);
     self->view = view;
     self->stops |= STOP_VIEW;
     return (PyObject *)view;
@@ -54,6 +55,8 @@ static void detach(struct py_spsc_view *view)
     struct py_spsc *owner = view->owner;
     owner->view = NULL;
     owner->stops &= ~STOP_VIEW;
+    if (view->lent)
+        spsc_unlend(&owner->end, 1);
     view->owner = NULL;
     Py_DecRef((PyObject *)owner);
 }
@@ -86,6 +89,10 @@ static int64_t units_of(struct py_spsc_view *view, uint32_t count)
         return count;
     if (!bytes)
         return count == 0 ? 0 : view->units;
+    if (view->lent) {
+        spsc_message_cut(end, end->index + view->skipped, count);
+        return view->units;
+    }
     spsc_record_mark(end, end->index + view->skipped, count, SPSC_MESSAGE);
     return view->skipped + spsc_record_units(count);
 }
@@ -102,6 +109,7 @@ int spsc_view_finish(struct py_spsc_view *view, uint32_t count, bool all)
     bool tell = units != 0 && (owner->producer ? spsc_publish(&owner->end, (uint32_t)units)
                                                : spsc_release(&owner->end, (uint32_t)units));
     spsc_done(owner, messages, tell);
+    view->lent = false;
     detach(view);
     return 0;
 }

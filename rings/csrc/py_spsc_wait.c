@@ -77,8 +77,9 @@ void spsc_raise_timeout(struct py_spsc *self)
 
 static int64_t units_there(struct py_spsc *self)
 {
-    int64_t units = self->producer ? spsc_room(&self->end, self->want)
-                                   : spsc_ready(&self->end, self->want);
+    if (self->producer)
+        return spsc_message_fits(&self->end, self->end.index, self->want, self->want_length);
+    int64_t units = spsc_ready(&self->end, self->want);
     return units < 0 ? -1 : units >= self->want;
 }
 
@@ -97,11 +98,11 @@ static int64_t look(void *ring)
 static int64_t announce(void *ring)
 {
     struct py_spsc *self = ring;
-    int64_t units = self->producer ? spsc_await_room(&self->end, self->want)
+    int64_t there = self->producer ? spsc_await_fit(&self->end, self->want, self->want_length)
                                    : spsc_await_message(&self->end);
-    if (units < 0)
+    if (there < 0)
         return -1;
-    return units >= self->want || disturbed(self);
+    return there >= (self->producer ? 1 : self->want) || disturbed(self);
 }
 
 static int sleep_on(struct py_spsc *self, const struct waiter *waiter, uint64_t deadline_ns)

@@ -11,7 +11,8 @@
  * ring of records, where a message is an eight-byte header {length, kind}, its
  * bytes, and padding to the next unit.  A record never wraps: when it does not
  * fit before the end of the array, a header of kind WRAP gives the rest away.
- * No message takes more than half the ring, so an empty ring always has room.
+ * No message takes more than half the ring, so an empty ring always has room; a
+ * longer one goes by reference, through a pool beside the ring (spsc_pool.h).
  *
  * prod and cons lie on cache lines of their own, each end remembers what it last
  * saw of the other's, and looks again only when that is not enough.  The event
@@ -38,7 +39,7 @@
 
 enum spsc_mode { SPSC_FIXED = 0, SPSC_RECORDS = 1 };
 enum { SPSC_RECORD_UNIT = 8, SPSC_RECORD_HEADER = 8 };
-enum spsc_kind { SPSC_MESSAGE = 0, SPSC_WRAP = 1 };
+enum spsc_kind { SPSC_MESSAGE = 0, SPSC_WRAP = 1, SPSC_REFERENCE = 2 };
 
 struct spsc_header {
     uint8_t region[64];
@@ -49,7 +50,11 @@ struct spsc_header {
     uint64_t data_offset;
     uint64_t data_size;
     uint64_t dtype; /* fingerprint of the messages' type, 0 if untyped */
-    uint8_t pad0[152];
+    uint8_t pad0[24];
+    uint64_t pool_offset;
+    uint64_t pool_size;  /* 0: no message goes by reference */
+    uint32_t inline_max; /* longer ones do */
+    uint8_t pad7[108];
     shared_u32 prod; /* by the producer */
     uint8_t pad1[124];
     shared_u32 cons; /* by the consumer */
@@ -70,6 +75,9 @@ _Static_assert(offsetof(struct spsc_header, start) == 76, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, data_offset) == 80, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, data_size) == 88, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, dtype) == 96, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, pool_offset) == 128, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, pool_size) == 136, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, inline_max) == 144, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, prod) == 256, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, cons) == 384, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, prod_event) == 512, "LAYOUT.md");
@@ -88,7 +96,37 @@ struct spsc_end {
     bool broken;
     uint32_t index; /* mine, as published */
     uint32_t seen;  /* the peer's, when last looked at */
+    uint64_t inline_max;
+    uint8_t *pool;
+    uint64_t pool_size;
+    struct spsc_loans *loans; /* the producer's, of a ring with a pool */
 };
+
+/* The longest message that a ring of records takes inline. */
+static inline uint64_t spsc_longest(uint32_t units)
+{
+    return (uint64_t)(units / 2 - 1) * SPSC_RECORD_UNIT;
+}
+
+/* Bind the pool of a ring of records, if it has one. */
+static inline bool spsc_bind_pool(struct spsc_end *end, void *base, uint64_t size)
+{
+    struct spsc_header *header = base;
+    uint64_t offset = header->pool_offset, pool_size = header->pool_size;
+    uint32_t inline_max = header->inline_max;
+    end->inline_max = end->records ? spsc_longest(end->units) : end->unit_size;
+    if (pool_size == 0)
+        return true;
+    if (!end->records || end->units < 8 || pool_size % CACHE_LINE || offset % CACHE_LINE)
+        return false;
+    if (offset < sizeof *header || offset > size || pool_size > size - offset)
+        return false;
+    if (inline_max < end->inline_max)
+        end->inline_max = inline_max;
+    end->pool = (uint8_t *)base + offset;
+    end->pool_size = pool_size;
+    return true;
+}
 
 /* Bind an end to a region.  False if the header's numbers contradict its size. */
 static inline bool spsc_bind(struct spsc_end *end, void *base, uint64_t size)
@@ -109,7 +147,7 @@ static inline bool spsc_bind(struct spsc_end *end, void *base, uint64_t size)
     *end = (struct spsc_end){.header = header, .data = (uint8_t *)base + offset,
                              .units = units, .unit_size = unit_size,
                              .records = mode == SPSC_RECORDS};
-    return true;
+    return spsc_bind_pool(end, base, size);
 }
 
 /* The indices of a new ring; its creator does this once, before anyone attaches. */
@@ -259,11 +297,12 @@ struct spsc_record {
 };
 _Static_assert(sizeof(struct spsc_record) == SPSC_RECORD_HEADER, "LAYOUT.md");
 
-/* The longest message a ring of records takes. */
-static inline uint64_t spsc_longest(const struct spsc_end *end)
-{
-    return (uint64_t)(end->units / 2 - 1) * SPSC_RECORD_UNIT;
-}
+/* The bytes of a record of kind SPSC_REFERENCE: where in the pool its message lies. */
+struct spsc_reference {
+    uint64_t offset;
+    uint64_t length;
+};
+_Static_assert(sizeof(struct spsc_reference) == 16, "LAYOUT.md");
 
 static inline uint32_t spsc_record_units(uint64_t length)
 {
@@ -286,22 +325,44 @@ static inline void spsc_record_mark(struct spsc_end *end, uint32_t index, uint32
 }
 
 /* Where the bytes of a record go; its need has been checked against the room. */
-static inline uint8_t *spsc_record_claim(struct spsc_end *end, uint32_t index, uint32_t length)
+static inline uint8_t *spsc_record_place(struct spsc_end *end, uint32_t index, uint32_t length,
+                                         enum spsc_kind kind)
 {
     uint32_t run = spsc_run(end, index);
     if (spsc_record_units(length) > run) {
         spsc_record_mark(end, index, 0, SPSC_WRAP);
         index += run;
     }
-    spsc_record_mark(end, index, length, SPSC_MESSAGE);
+    spsc_record_mark(end, index, length, kind);
     return spsc_unit(end, index) + SPSC_RECORD_HEADER;
+}
+
+static inline uint8_t *spsc_record_claim(struct spsc_end *end, uint32_t index, uint32_t length)
+{
+    return spsc_record_place(end, index, length, SPSC_MESSAGE);
 }
 
 struct spsc_found {
     const uint8_t *bytes;
-    uint32_t length;
-    uint32_t units; /* to release, a WRAP before it included */
+    uint64_t length;
+    uint32_t units;   /* to release, a WRAP before it included */
+    bool by_reference; /* the bytes lie in the pool */
 };
+
+/* From a reference to what it refers to: false, and broken, if that is not all pool. */
+static inline bool spsc_record_follow(struct spsc_end *end, struct spsc_found *found)
+{
+    struct spsc_reference to;
+    memcpy(&to, found->bytes, sizeof to);
+    if (to.offset > end->pool_size || to.length > end->pool_size - to.offset) {
+        end->broken = true;
+        return false;
+    }
+    found->bytes = end->pool + to.offset;
+    found->length = to.length;
+    found->by_reference = true;
+    return true;
+}
 
 /* The record at `index`, of `ready` units: false, and broken, if it cannot be one. */
 static inline bool spsc_record_find(struct spsc_end *end, uint32_t index, uint32_t ready,
@@ -316,15 +377,16 @@ static inline bool spsc_record_find(struct spsc_end *end, uint32_t index, uint32
             goto broken;
         memcpy(&record, spsc_unit(end, index + skipped), sizeof record);
     }
-    if (record.kind != SPSC_MESSAGE || record.length > spsc_longest(end))
+    bool refers = record.kind == SPSC_REFERENCE && end->pool_size != 0;
+    if (refers ? record.length != sizeof(struct spsc_reference)
+               : record.kind != SPSC_MESSAGE || record.length > spsc_longest(end->units))
         goto broken;
     uint32_t units = spsc_record_units(record.length);
     if (units > ready - skipped || units > spsc_run(end, index + skipped))
         goto broken;
-    found->bytes = spsc_unit(end, index + skipped) + SPSC_RECORD_HEADER;
-    found->length = record.length;
-    found->units = skipped + units;
-    return true;
+    *found = (struct spsc_found){spsc_unit(end, index + skipped) + SPSC_RECORD_HEADER,
+                                 record.length, skipped + units, false};
+    return !refers || spsc_record_follow(end, found);
 broken:
     end->broken = true;
     return false;

@@ -13,6 +13,7 @@ from .device import NULL, Device
 ONE_PAGE: Final = 32  # slots of a one-page ring in Xen: order 0
 MAX_SLOTS: Final = 1 << 16
 ARRIVALS: Final = ("poisson", "even")
+SEARCH_S: Final = 1.5  # for a depth that is found by trial
 SHOWN: Final = (
     "batch",
     "producers",
@@ -124,7 +125,8 @@ class Cell:
     def settle_s(self) -> float:
         """How long the ring may take until it is as full as it will be."""
         service_s, servers = self.device.service_s or 0.0, self.device.servers or 1
-        return 0.15 + 2 * service_s * max(1.0, self.most_in_flight / servers)
+        turn_s = service_s * max(1.0, self.most_in_flight / servers)
+        return 0.15 + 2 * turn_s + (SEARCH_S if self.depth == "auto" else 0.0)
 
     @property
     def spill(self) -> int:

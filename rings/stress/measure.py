@@ -59,6 +59,7 @@ def result(
         "late_us": sums["late_ns"] / 1e3 / max(1, sums["late"]),
         **_costs(workers, before, after, max(1, sums["measured"])),
         "little": occupancy["mean"] / max(1e-12, achieved * in_ring_s),
+        "limit": _limit(workers) if cell.depth == "auto" else None,
         "predicted_per_s": cell.predicted_per_s,
     }
     predicted = cell.predicted_per_s
@@ -81,6 +82,16 @@ def _offered(cell: Cell, sums: Told) -> float | None:
     if cell.rate_per_s is None or cell.policy == "block":
         return cell.rate_per_s
     return float(sums["offered"] / cell.seconds)
+
+
+def _limit(workers: Sequence[Told]) -> dict[str, int]:
+    """Return where the limits that were found by trial ended, of all rings together."""
+    limits = [worker["limit"] for worker in workers]
+    return {
+        "final": sum(limit["limit"] for limit in limits),
+        "min": sum(limit["limit_lowest"] for limit in limits),
+        "max": sum(limit["limit_highest"] for limit in limits),
+    }
 
 
 # -- latency -------------------------------------------------------------------

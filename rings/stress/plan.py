@@ -166,6 +166,8 @@ def default(seconds: float) -> Plan:
         Plan()
         .add(hundred, {"slots": [1, *orders(*range(7))]})
         .add(many, {"slots": orders(*range(7))})
+        .add(replace(hundred, slots=2048), {"depth": ["auto"]})
+        .add(replace(many, slots=2048), {"depth": ["auto"]})
         .add(awake, {"batch": [1, 4, 16, 64], "slots": [8, *orders(0, 2, 4, 6)]})
         .add(awake, {"wait": ["block", "spin:50", "busy"], "slots": [1, 128]})
         .add(replace(plain, place="one"), {"slots": [1, 128]})

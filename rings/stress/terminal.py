@@ -34,9 +34,10 @@ COLUMNS: Final[dict[str, Callable[[Result], str]]] = {  # what matters most come
     "daemon": lambda cell: f"{cell['cpu_s_per_million']['daemon']:.2f} µs",
 }
 WIDTH: Final = 10  # of a column, about
-TITLE: Final = ("device", "wait", "place", "depth", "start")
+TITLE: Final = ("device", "wait", "place", "start")
 ROW: Final = (
     "slots",
+    "depth",
     "batch",
     "producers",
     "queues",

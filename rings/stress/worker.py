@@ -26,6 +26,7 @@ from ..loading import Gauge, Load
 
 OFFSETS: Final = 4096
 GAPS: Final = 8192
+LIMITS: Final = ("limit_lowest", "limit_highest")
 ROOM: Final = 1 << 20  # beside the buffers, for alignment and a spare
 
 
@@ -66,6 +67,7 @@ class Job:
             data_size=-(-data // 4096) * 4096,
             wait=self.wait,
             start=self.start,
+            depth=self.depth,
         )
 
     def load(self, block: Block, producer: int) -> Load:
@@ -170,6 +172,7 @@ def work(job: Job, block: Block, moments: Mapping[str, int]) -> dict[str, Any]:
         "slice_ns": list(gauge.slice_ns),
         "used": {name: after[name] - before[name] for name in after},
         "rss_mib": peak_kib / 1024,
+        "limit": {name: after[name] for name in ("limit", *LIMITS)},
     }
 
 

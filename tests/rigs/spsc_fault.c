@@ -5,7 +5,7 @@
  * be seen again by the successor of one that died in between, and by nobody else.
  * What a put returned for must be seen; at the end the ring must be as good as new.
  *
- *   spsc_fault KILLS START SEED RECORDS(0|1)
+ *   spsc_fault KILLS START SEED KIND(0 slots|1 records|2 references)
  *
  * Exit status: 0 all good, 1 something lost, torn or twice, 2 stuck, 9 rig trouble.
  */
@@ -24,7 +24,7 @@ struct shared {
 };
 
 static struct shared *shared;
-static bool records;
+static enum rig_kind kind;
 
 static void note(uint32_t number, uint8_t fate)
 {
@@ -43,7 +43,7 @@ static void moved(void)
 
 static void take(struct spsc_end *end, bool producer)
 {
-    if (!rig_take(end, shared_base, records, producer, owner_self()))
+    if (!rig_take(end, shared_base, kind, producer, owner_self()))
         for (;;) /* never ours: survivors will see that nothing moves */
             pause();
 }
@@ -53,12 +53,12 @@ static void take(struct spsc_end *end, bool producer)
 static void put(struct spsc_end *end, uint64_t *seed)
 {
     uint32_t number = load_relaxed(&shared->next);
-    uint32_t n = records ? 1 : 1 + (uint32_t)(rig_random(seed) % RIG_BATCH);
+    uint32_t n = kind ? 1 : 1 + (uint32_t)(rig_random(seed) % RIG_BATCH);
     struct batch batch;
     rig_make(&batch, number, n);
     uint32_t units = rig_need(end, &batch);
-    for (int64_t room; (room = spsc_room(end, units)) < units; sched_yield())
-        if (room < 0 || spsc_await_room(end, units) < 0)
+    for (int fits; (fits = rig_fits(end, &batch, units)) <= 0; sched_yield())
+        if (fits < 0 || rig_await_fit(end, &batch, units) < 0)
             rig_give_up(&storm->wrong);
     /* Stored first: a killed call's numbers are never used again. */
     store_relaxed(&shared->next, number + n);
@@ -162,20 +162,20 @@ int main(int argc, char **argv)
     struct spsc_end producer, consumer;
     if (argc != 5)
         return 9;
-    records = atoi(argv[4]);
+    kind = (enum rig_kind)atoi(argv[4]);
     storm = rig_map(sizeof *storm);
     shared = rig_map(sizeof *shared);
-    shared_size = rig_size(UNITS, records);
+    shared_size = rig_size(UNITS, kind);
     shared_base = rig_map(shared_size);
-    rig_init(shared_base, UNITS, records, (uint32_t)strtoul(argv[2], NULL, 0));
+    rig_init(shared_base, UNITS, kind, (uint32_t)strtoul(argv[2], NULL, 0));
     store_relaxed(&shared->next, 1);
     bool stuck = !run_storm(work, 2, (uint32_t)atoi(argv[1]), strtoull(argv[3], NULL, 0));
     if (stuck || storm->torn || storm->wrong)
         return report(stuck, 0, false);
     watch_the_end();
     uint64_t self = owner_self();
-    if (!rig_take(&producer, shared_base, records, true, self) ||
-        !rig_take(&consumer, shared_base, records, false, self))
+    if (!rig_take(&producer, shared_base, kind, true, self) ||
+        !rig_take(&consumer, shared_base, kind, false, self))
         return report(true, 0, false);
     uint32_t missing = count_missing(&consumer);
     return report(false, missing, rig_capacity_is_whole(&producer, &consumer));

@@ -16,7 +16,7 @@
 #include "spsc_rig.h"
 #include "trace.h"
 
-enum { UNITS = 4, RECORD_UNITS = 32, OWN_ID = 50, DRAIN = 16 };
+enum { UNITS = 4, RECORD_UNITS = 32, OWN_ID = 50, DRAIN = 16, MIXES = 18 };
 
 /* What a victim did, in shared memory: its parent reads it after the kill. */
 struct diary {
@@ -32,7 +32,8 @@ struct counts {
 };
 
 struct plan {
-    bool records, a_puts;
+    enum rig_kind kind;
+    bool a_puts;
     uint32_t fill;
     int steps[2];
 };
@@ -53,8 +54,8 @@ static void rig_die(const char *what)
 static void put_once(struct spsc_end *end, const struct batch *batch, struct diary *diary)
 {
     uint32_t units = rig_need(end, batch);
-    if (spsc_room(end, units) < units) {
-        spsc_await_room(end, units);
+    if (rig_fits(end, batch, units) <= 0) {
+        rig_await_fit(end, batch, units);
         return;
     }
     rig_put(end, batch, units);
@@ -85,7 +86,7 @@ static void live(const struct plan *plan, bool puts, struct diary *diary)
     if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
         _exit(9);
     trace_mark();
-    if (!rig_take(&end, base, plan->records, puts, self))
+    if (!rig_take(&end, base, plan->kind, puts, self))
         _exit(9);
     if (puts)
         put_once(&end, &batch, diary);
@@ -115,8 +116,8 @@ static pid_t start_victim(const struct plan *plan, bool puts, struct diary *diar
 static bool take_over(const struct plan *plan, struct spsc_end ends[2])
 {
     uint64_t self = owner_self();
-    return rig_take(&ends[0], base, plan->records, true, self) &&
-           rig_take(&ends[1], base, plan->records, false, self);
+    return rig_take(&ends[0], base, plan->kind, true, self) &&
+           rig_take(&ends[1], base, plan->kind, false, self);
 }
 
 static void prepare(const struct plan *plan)
@@ -125,13 +126,16 @@ static void prepare(const struct plan *plan)
     struct spsc_end ends[2];
     struct batch batch;
     uint64_t self = owner_self();
-    rig_init(base, plan->records ? RECORD_UNITS : UNITS, plan->records, start);
+    rig_init(base, plan->kind ? RECORD_UNITS : UNITS, plan->kind, start);
     memset(diaries, 0, 2 * sizeof *diaries);
     if (!take_over(plan, ends))
         rig_die("prepare");
     for (uint32_t i = 0; i < plan->fill; i++) {
         rig_make(&batch, i, 1);
-        rig_put(&ends[0], &batch, rig_need(&ends[0], &batch));
+        uint32_t units = rig_need(&ends[0], &batch);
+        if (rig_fits(&ends[0], &batch, units) <= 0)
+            rig_die("prefill");
+        rig_put(&ends[0], &batch, units);
     }
     owner_give_back(&header->producer, self);
     owner_give_back(&header->consumer, self);
@@ -215,10 +219,9 @@ static int life_length(struct plan plan, int who)
     return plan.steps[who];
 }
 
-static struct plan plan_of(uint32_t bits)
+static struct plan plan_of(uint32_t mix)
 {
-    bool records = bits & 1;
-    return (struct plan){records, bits >> 1 & 1, (bits >> 2) % 3 * 2, {0, 0}};
+    return (struct plan){(enum rig_kind)(mix % 3), mix / 3 % 2, mix / 6 * 2, {0, 0}};
 }
 
 static bool failed(void)
@@ -228,13 +231,13 @@ static bool failed(void)
 
 static void sample(unsigned long injections, uint64_t seed)
 {
-    int lengths[12][2];
-    for (uint32_t mix = 0; mix < 12; mix++)
+    int lengths[MIXES][2];
+    for (uint32_t mix = 0; mix < MIXES; mix++)
         for (int who = 0; who < 2; who++)
             lengths[mix][who] = life_length(plan_of(mix), who);
     while (counts.injections < injections && !failed()) {
         uint64_t bits = rig_random(&seed);
-        uint32_t mix = (uint32_t)(bits % 12);
+        uint32_t mix = (uint32_t)(bits % MIXES);
         struct plan plan = plan_of(mix);
         plan.steps[0] = (int)((bits >> 8) % (unsigned)(lengths[mix][0] + 1));
         plan.steps[1] = (int)((bits >> 24) % (unsigned)(lengths[mix][1] + 1));
@@ -244,7 +247,7 @@ static void sample(unsigned long injections, uint64_t seed)
 
 static void every_pair(int stride)
 {
-    for (uint32_t mix = 0; mix < 12; mix++) {
+    for (uint32_t mix = 0; mix < MIXES; mix++) {
         struct plan plan = plan_of(mix);
         int a = life_length(plan, 0), b = life_length(plan, 1);
         for (int i = 0; i <= a; i++)

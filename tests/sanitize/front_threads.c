@@ -78,7 +78,7 @@ static bool is_waited(void *arg) { return ((struct waited *)arg)->done; }
 static bool can_claim(void *unused)
 {
     (void)unused;
-    return front.nr_done > 0 || (front.nr_free > 0 && xen_front_credit(&front.ring) > 0);
+    return front.nr_done > 0 || front_has_credit(&front);
 }
 
 static void await(bool (*done)(void *), void *arg)
@@ -283,6 +283,7 @@ static void init(void)
     front.done = calloc(SLOTS, sizeof *front.done);
     kick_fd = eventfd(0, EFD_NONBLOCK);
     call_fd = eventfd(0, EFD_NONBLOCK);
+    limit_fix(&front.limit, NO_LIMIT);
     front.notify_fd = kick_fd;
     front.spin.max_ns = sleeping ? 0 : SPIN_FOREVER;
     front.waiter = (struct waiter){.ring = &front, .look = front_look,

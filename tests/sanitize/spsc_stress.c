@@ -1,6 +1,6 @@
 /* Two threads, one ring: everything that is put is got, once, whole, in order.
  *
- *   spsc_stress RECORDS START COUNT SLEEP
+ *   spsc_stress KIND(0 slots, 1 records, 2 by reference) START COUNT SLEEP
  *
  * With SLEEP both ends sleep on eventfds when the ring is full or empty; a wake-up
  * that has to be helped by the clock is a lost one and fails the run.  Exit status
@@ -11,12 +11,13 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 
-#include "spsc.h"
+#include "spsc_pool.h"
 #include "wait.h"
 
-enum { BYTES = 4096, LONGEST = 200, PATIENCE_MS = 3000 };
+enum { BYTES = 4096, POOL = 1024, INLINE = 40, LONGEST = 200, PATIENCE_MS = 3000 };
 
-static _Alignas(4096) uint8_t memory[sizeof(struct spsc_header) + BYTES];
+static _Alignas(4096) uint8_t memory[sizeof(struct spsc_header) + BYTES + POOL];
+static struct spsc_loans loans;
 static bool sleeps;
 static uint64_t count;
 static int data_fd, space_fd;
@@ -31,6 +32,7 @@ static void fail(const char *what)
 struct side {
     struct spsc_end end;
     uint32_t want;
+    uint64_t length; /* of a message that waits for room */
     int wait_fd;
     bool producer;
     uint64_t state; /* pseudo-random */
@@ -50,15 +52,17 @@ static int64_t verdict(struct side *side, int64_t units)
 static int64_t look(void *ring)
 {
     struct side *side = ring;
-    return verdict(side, side->producer ? spsc_room(&side->end, side->want)
-                                        : spsc_ready(&side->end, side->want));
+    if (side->producer)
+        return spsc_message_fits(&side->end, side->end.index, side->want, side->length);
+    return verdict(side, spsc_ready(&side->end, side->want));
 }
 
 static int64_t announce(void *ring)
 {
     struct side *side = ring;
-    return verdict(side, side->producer ? spsc_await_room(&side->end, side->want)
-                                        : spsc_await_message(&side->end));
+    if (side->producer)
+        return spsc_await_fit(&side->end, side->want, side->length);
+    return verdict(side, spsc_await_message(&side->end));
 }
 
 static enum wait_result patient_sleep(void *ring, uint64_t deadline_ns)
@@ -117,10 +121,11 @@ static void put_record(struct side *side, uint64_t number)
 {
     uint8_t message[LONGEST];
     uint32_t length = length_of(number, true);
-    uint32_t units = spsc_record_need(&side->end, side->end.index, length);
+    uint32_t units = spsc_message_need(&side->end, side->end.index, length);
     fill(message, length, number);
+    side->length = length;
     wait_for(side, units);
-    memcpy(spsc_record_claim(&side->end, side->end.index, length), message, length);
+    memcpy(spsc_message_claim(&side->end, side->end.index, length), message, length);
     if (spsc_publish(&side->end, units))
         tell(data_fd);
 }
@@ -143,7 +148,8 @@ static uint32_t put_slots(struct side *side, uint64_t number)
 static void *produce(void *arg)
 {
     struct side side = {.producer = true, .wait_fd = space_fd, .state = 1};
-    if (!spsc_bind(&side.end, memory, sizeof memory) || !spsc_producer_attach(&side.end))
+    if (!spsc_bind(&side.end, memory, sizeof memory) || !spsc_producer_attach(&side.end) ||
+        !spsc_recall_loans(&side.end, &loans))
         fail("attach");
     for (uint64_t number = 0; number < count;) {
         if (side.end.records)
@@ -165,7 +171,7 @@ static uint32_t get_records(struct side *side, uint64_t number, uint32_t ready)
         if (found.length != length_of(number + n, true))
             fail("length");
         memcpy(message, found.bytes, found.length);
-        check(message, found.length, number + n++);
+        check(message, (uint32_t)found.length, number + n++);
         units += found.units;
     }
     if (spsc_release(&side->end, units))
@@ -203,15 +209,19 @@ static void consume(void)
 int main(int argc, char **argv)
 {
     if (argc != 5)
-        fail("usage: spsc_stress RECORDS START COUNT SLEEP");
+        fail("usage: spsc_stress KIND START COUNT SLEEP");
     struct spsc_header *header = (struct spsc_header *)memory;
-    bool records = atoi(argv[1]);
+    int kind = atoi(argv[1]);
+    bool records = kind != 0;
     header->mode = records ? SPSC_RECORDS : SPSC_FIXED;
     header->unit_size = records ? 8 : 64;
     header->units = BYTES / header->unit_size;
     header->start = (uint32_t)strtoul(argv[2], NULL, 10);
     header->data_offset = sizeof *header;
     header->data_size = BYTES;
+    header->pool_offset = sizeof *header + BYTES;
+    header->pool_size = kind == 2 ? POOL : 0;
+    header->inline_max = INLINE;
     count = strtoull(argv[3], NULL, 10);
     sleeps = atoi(argv[4]);
     data_fd = eventfd(0, EFD_NONBLOCK);

@@ -1,0 +1,48 @@
+"""What went wrong on a session: who did not answer, and what is in doubt then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import BrokenError
+from .handle import describe
+
+if TYPE_CHECKING:
+    from ._core import Front
+    from .rendezvous import Session
+
+
+class Doubt:
+    """Makes the errors of one session's requests."""
+
+    def __init__(self, session: Session, front: Front) -> None:
+        self._session = session
+        self._front = front
+
+    def late(
+        self, op: int, offset: int, length: int, timeout: float | None
+    ) -> TimeoutError:
+        """Return the error of an answer, or with op 0 a slot, that did not come."""
+        what = describe(op, offset, length) if op else "a free slot"
+        within = "in time" if timeout is None else f"within {timeout:.3g} s"
+        return TimeoutError(
+            f"{what}: no answer {within} from {self._where()};"
+            f" {len(self._in_flight())} in flight"
+        )
+
+    def gone(self, error: BrokenError) -> BrokenError:
+        """Return the error of a daemon that is gone, with all that is in flight."""
+        lost = self._in_flight()
+        doubt = f"; in doubt: {', '.join(lost[:8])}" if lost else ""
+        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
+        return BrokenError(f"{self._where()}: {error}{doubt}{more}", lost)
+
+    def _in_flight(self) -> tuple[str, ...]:
+        return tuple(describe(*call[1:]) for call in self._front.in_flight())
+
+    def _where(self) -> str:
+        session = self._session
+        return (
+            f"{session.device.name!r} on {session.address}"
+            f" (daemon pid {session.peer.pid})"
+        )
