@@ -18,7 +18,8 @@ PARAMETERS = {
     "order": 0, "slots": 32, "batch": 1, "producers": 1, "queues": 1,
     "policy": "block", "depth": None, "size": 4096, "wait": "block",
     "loop": "closed", "rate_per_s": None, "arrivals": "poisson",
-    "variability": "fixed", "seconds": 2.0, "start": 0,
+    "variability": "fixed", "place": "free",
+    "seconds": 2.0, "start": 0,
 }  # fmt: skip
 MACHINE = {
     "cpu": "Imaginary <CPU> & co", "cores": 2, "kernel": "6.18.0",

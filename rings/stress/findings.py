@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from .cell import Cell as Settings
 from .quantities import duration, rate, times
 
 Cell: TypeAlias = Mapping[str, Any]
@@ -30,29 +29,26 @@ GROWS = 1.2  # a ratio of latencies from which we speak of longer
 HOLDS = 2.0  # up to this many times the least p99 a latency still holds
 MOST = 4  # groups of a kind that are drawn; the table has them all
 
-USUAL: Mapping[str, Any] = {
-    name: value
-    for name, value in Settings().parameters().items()
-    if name not in ("device", "slots")
-}
-
+USUAL = {  # goes without saying
+    "batch": 1, "producers": 1, "queues": 1, "policy": "block", "depth": None,
+    "size": 0, "wait": "block", "loop": "closed", "rate_per_s": None,
+    "arrivals": "poisson", "place": "free", "start": 0,
+}  # fmt: skip
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "slots": lambda value: f"{value:,} slots",
     "batch": lambda value: f"batch {value}",
     "producers": lambda value: f"{value} producer{'s'[: value != 1]}",
     "queues": lambda value: f"{value} queue{'s'[: value != 1]}",
-    "rate_per_s": lambda value: f"{rate(value)} offered" if value else "",
-    "size": lambda value: f"{value:,} B" if value else "no data",
+    "policy": lambda value: f"{value.replace('_', ' ')} when full",
+    "depth": lambda value: f"depth {value}",
+    "size": lambda value: f"{value:,} B",
+    "wait": lambda value: f"wait {value}",
+    "loop": lambda value: f"{value} loop",
+    "rate_per_s": lambda value: f"{rate(value)} offered",
+    "arrivals": lambda value: f"{value} arrivals",
+    "place": lambda value: f"on {value} core{'s'[: value != 'one']}",
     "seconds": lambda value: f"{value:g} s",
     "start": lambda value: f"indices from {value}",
-    "depth": lambda value: f"depth {'= slots' if value is None else value}",
-    "loop": lambda value: "" if value == "closed" else "open loop",
-    "arrivals": lambda value: f"{value} arrivals",
-    "policy": lambda value: (
-        "" if value == "block" else f"{value.replace('_', ' ')} when full"
-    ),
-    "wait": lambda value: f"wait {value}",
-    "place": lambda value: {"one": "one core", "two": "two cores"}.get(value, ""),
 }
 
 
@@ -63,7 +59,7 @@ def measured(result: Result) -> Result:
 
 
 def said(name: str, value: Any) -> str:
-    """Return one parameter in words, none if it does not apply."""
+    """Return one parameter in words."""
     return WORDS.get(name, str)(value)
 
 
@@ -78,9 +74,9 @@ def varied(cells: Iterable[Cell]) -> list[str]:
 
 
 def label(of: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Return the named parameters in words, those that are as usual left out."""
-    told = (n for n in names if n in of and of[n] != USUAL.get(n))
-    return ", ".join(filter(None, (said(n, of[n]) for n in told)))
+    """Return those of the named parameters in words that are not as usual."""
+    told = [n for n in names if n in of and (n not in USUAL or of[n] != USUAL[n])]
+    return ", ".join(said(name, of[name]) for name in told)
 
 
 def latency(cell: Cell, name: str) -> float | None:
@@ -263,10 +259,11 @@ def grid_finding(group: Group) -> str:
     strong = max(gains, key=lambda name: gains[name])
     weak = "batch" if strong == "slots" else "slots"
     names = {"slots": "a bigger ring", "batch": "a bigger batch"}
+    place = ", ".join(said(name, best["parameters"][name]) for name in gains)
     return (
         f"{names[strong].capitalize()} brings up to {times(gains[strong])} the "
         f"throughput, {names[weak]} {times(gains[weak])}; most is "
-        f"{rate(best['achieved_per_s'])} with {label(best['parameters'], gains)}"
+        f"{rate(best['achieved_per_s'])} with {place}"
     )
 
 

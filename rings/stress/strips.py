@@ -65,9 +65,9 @@ def strips(result: Result) -> list[Strips]:
     cells = [cell for cell in result["cells"] if cell["occupancy"]["strip"]]
     if not cells:
         return []
-    names = ["slots", *(name for name in varied(cells) if name != "slots")]
-    if len({cell["parameters"]["device"] for cell in cells}) == 1:
-        names.remove("device")
+    alone = len({cell["parameters"]["device"] for cell in cells}) == 1
+    others = (name for name in varied(cells) if name not in ("device", "slots"))
+    names = [*([] if alone else ["device"]), "slots", *others]
     step = math.ceil(len(cells) / MOST)
     rows = [strip(cell, names) for cell in cells[::step]]
     told = "Each strip is a cell from its start to its end; stronger colour: fuller"
