@@ -33,8 +33,15 @@ static bool rig_take(struct spsc_end *end, void *base, bool records, bool produc
     struct owned_end *mine = producer ? &header->producer : &header->consumer;
     if (owner_take(mine, self) != 0)
         return false;
-    return spsc_bind(end, base, rig_size(header->units, records)) &&
-           (producer ? spsc_producer_attach(end) : spsc_consumer_attach(end));
+    if (!spsc_bind(end, base, rig_size(header->units, records)))
+        return false;
+#ifdef LIGHT
+    end->registered = end->heavy = barrier_join();
+    end->worth = 0;
+    if (!end->heavy)
+        return false;
+#endif
+    return producer ? spsc_producer_attach(end) : spsc_consumer_attach(end);
 }
 
 /* Messages made beforehand: slots, or one record. */
