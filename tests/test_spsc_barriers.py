@@ -65,7 +65,7 @@ def test_who_sleeps_often_wishes_full_barriers_until_it_does_not(ring):
             nap(producer, consumer)
         assert wishes(ring) == (0, 1)
         assert lights(ring) == (0, 1)
-        for _ in range(20_000):
+        for _ in range(70_000):
             pass_one(producer, consumer)
         assert (lights(ring), wishes(ring)) == ((1, 1), (1, 1))
 

@@ -58,7 +58,7 @@
 enum spsc_mode { SPSC_FIXED = 0, SPSC_RECORDS = 1 };
 enum { SPSC_RECORD_UNIT = 8, SPSC_RECORD_HEADER = 8 };
 enum spsc_kind { SPSC_MESSAGE = 0, SPSC_WRAP = 1 };
-enum { SPSC_WORTH = 4096, SPSC_NAPS = 4 }; /* messages a sleep; sleeps in a row with fewer */
+enum { SPSC_WORTH = 16384, SPSC_NAPS = 4 }; /* messages a sleep; sleeps in a row with fewer */
 
 struct spsc_header {
     uint8_t region[64];
