@@ -19,7 +19,8 @@ void spsc_forget_peer(struct py_spsc *self)
 {
     if (self->peer_pidfd < 0)
         return;
-    epoll_ctl(self->sleep_fd, EPOLL_CTL_DEL, self->peer_pidfd, NULL);
+    if (self->forks == py_fork_count()) /* a child shares the epoll of its parent */
+        epoll_ctl(self->sleep_fd, EPOLL_CTL_DEL, self->peer_pidfd, NULL);
     close(self->peer_pidfd);
     self->peer_pidfd = -1;
 }
