@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -79,6 +80,33 @@ def test_a_successor_begins_with_full_barriers_and_its_own_wish(ring):
             assert lights(ring) == (0, 1)
             pass_one(producer, consumer)
             assert lights(ring) == (1, 1)
+
+
+def take_without(ring, count):
+    """Be a consumer whose process has no heavy barrier."""
+    assert _core.membarrier(False) is False
+    with ring.consumer() as consumer:
+        for _ in range(count):
+            assert consumer.get(HANG_S) == b"12345678"
+    os._exit(0)
+
+
+def test_a_successor_without_barriers_turns_its_peer_and_misses_nothing(ring):
+    with ring.producer() as producer:
+        with ring.consumer() as consumer:
+            pass_one(producer, consumer)
+        assert (lights(ring), wishes(ring)) == ((1, 1), (1, 1))
+        pid = os.fork()
+        if pid == 0:
+            take_without(ring, 50)
+        assert producer.wait_peer(HANG_S) == pid
+        while wishes(ring)[0]:
+            time.sleep(0.001)
+        for number in range(50):
+            producer.put(b"12345678", HANG_S)
+            assert lights(ring)[0] == 0
+            time.sleep(0.003 * (number % 2))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_words_of_another_make_bind_nobody(ring):
