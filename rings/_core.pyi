@@ -34,6 +34,10 @@ class View:
     def release(self) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+# -- rings.sandbox, rings.spsc -------------------------------------------------
+
+def membarrier(permitted: bool | None = None, /) -> bool: ...
+
 # -- rings.xen_style -----------------------------------------------------------
 
 @type_check_only

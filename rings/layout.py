@@ -235,7 +235,6 @@ def split_geometry(
 
 SPSC_FIXED: Final = 0  # a unit is a slot: every message has slot_size bytes
 SPSC_RECORDS: Final = 1  # a unit is 8 bytes: messages of any length
-
 SPSC_MODE: Final = 64  # u32, SPSC_FIXED or SPSC_RECORDS
 SPSC_UNITS: Final = 68  # u32, a power of two
 SPSC_UNIT_SIZE: Final = 72  # u32
@@ -247,9 +246,13 @@ SPSC_POOL_OFFSET: Final = 128  # u64, of the pool; SPSC_RECORDS only
 SPSC_POOL_SIZE: Final = 136  # u64, 0: no message goes by reference
 SPSC_INLINE_MAX: Final = 144  # u32, longer messages do
 SPSC_PROD: Final = 256  # u32, by the producer
+SPSC_PROD_LIGHT: Final = 260  # u32, by the producer: prod has no barrier
 SPSC_CONS: Final = 384  # u32, by the consumer
+SPSC_CONS_LIGHT: Final = 388  # u32, by the consumer: cons has no barrier
 SPSC_PROD_EVENT: Final = 512  # u32, by the consumer
+SPSC_PROD_WISH: Final = 516  # u32, by the consumer: prod may have no barrier
 SPSC_CONS_EVENT: Final = 640  # u32, by the producer
+SPSC_CONS_WISH: Final = 644  # u32, by the producer: cons may have no barrier
 SPSC_PRODUCER: Final = 768  # an end, by whoever takes it
 SPSC_CONSUMER: Final = 896  # an end, by whoever takes it
 SPSC_DATA: Final = REGION_HEADER_SIZE  # where create() puts the units
@@ -273,7 +276,6 @@ SPSC_REFERENCE_LENGTH: Final = 8  # u64, bytes of the message
 
 BROADCAST_BLOCK: Final = 0  # the producer waits for the slowest consumer
 BROADCAST_DROP_OLD: Final = 1  # it overwrites, and consumers count what they lost
-
 BROADCAST_SLOTS: Final = 64  # u32, a power of two from 2 up
 BROADCAST_SLOT_SIZE: Final = 68  # u32, bytes of the longest message
 BROADCAST_CONSUMERS: Final = 72  # u32, entries

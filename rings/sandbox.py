@@ -23,6 +23,9 @@ Calls go by number, so a filter sees neither paths nor what is behind pointers.
 
 Call it in the main interpreter: it needs ctypes, which 3.12 keeps out of others.
 
+Message rings use membarrier(2), which both modes leave.  A filter of another make
+may kill who calls it, and does not say so: see `permit_membarrier`.
+
 Source:
     seccomp(2); Linux, Documentation/userspace-api/seccomp_filter.rst.
 """
@@ -35,6 +38,8 @@ import platform
 import struct
 from collections.abc import Iterable
 from typing import Final
+
+from . import _core
 
 # Each call: its name, its number on x86_64, its number on aarch64 ("-": none).
 _DENIED = """
@@ -66,6 +71,7 @@ _STRICT = """
     rt_sigreturn 15 139  rt_sigprocmask 14 135  rt_sigaction 13 134
     sigaltstack 131 132  restart_syscall 219 128  getpid 39 172  gettid 186 178
     getrandom 318 278  close 3 57  fstat 5 80  exit 60 93  exit_group 231 94
+    membarrier 324 283
 """
 
 
@@ -119,7 +125,28 @@ def lock_down(allow: Iterable[str] = (), *, strict: bool = False) -> None:
         OSError: The kernel took no filter; nothing has changed.
     """
     program = build_filter(platform.machine(), allow, strict=strict)
+    permitted = _core.membarrier()
     _install(program, _MACHINES[platform.machine()][2])
+    _core.membarrier(permitted)
+
+
+def permit_membarrier(permitted: bool = True) -> bool:
+    """Say whether this process's seccomp filter, if it has one, permits membarrier(2).
+
+    An end of an SPSC ring that goes to sleep calls it, so that its peer can publish
+    without full barriers; without it each message costs one.  It is never called by a
+    process that was under a filter when it took the end: a container's filter commonly
+    permits it, and then True before taking the end makes use of that.  One that takes
+    its ends first and installs a filter of its own later, other than `lock_down`, lets
+    that filter permit the call or answer it with an error; or says False before.
+
+    Args:
+        permitted: For the whole process, all its interpreters included.
+
+    Returns:
+        Whether an end taken now makes use of it.
+    """
+    return _core.membarrier(permitted)
 
 
 def build_filter(

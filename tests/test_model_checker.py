@@ -11,8 +11,11 @@ import pytest
 
 import rings
 
-MODEL = Path(__file__).with_name("model") / "notify.pml"
+MODELS = Path(__file__).with_name("model")
+MODEL = MODELS / "notify.pml"
+LIGHT = MODELS / "light.pml"
 HEADER = Path(rings.__file__).with_name("csrc") / "xen.h"
+SPSC = HEADER.with_name("spsc.h")
 GUILTY = [
     "NO_PRODUCER_BARRIER",
     "NO_CONSUMER_BARRIER",
@@ -20,8 +23,17 @@ GUILTY = [
     "CHECK_BEFORE_ARMING",
     "ONLY_THE_NEWEST",
 ]
+LIGHT_GUILTY = [
+    "NO_HEAVY_BARRIER",
+    "HEAVY_BEFORE_ARMING",
+    "LOOK_BEFORE_ARMING",
+    "NO_PAUSE",
+    "NOT_REGISTERED",
+    "LIGHT_IN_SECRET",
+    "TURN_WITHOUT_BARRIER",
+]
 ORDERING = re.compile(r"(release|acquire|full barrier): ([a-z]+-[a-z]+)")
-STATEMENT = re.compile(r"/\* (xen_\w+): (.*?) \*/")
+STATEMENT = re.compile(r"/\* ((?:xen|spsc)_\w+): (.*?) \*/")
 
 needs_spin = pytest.mark.skipif(
     not (shutil.which("spin") and shutil.which("gcc")),
@@ -29,11 +41,11 @@ needs_spin = pytest.mark.skipif(
 )
 
 
-def verify(folder: Path, *variant: str) -> tuple[int, int, str]:
+def verify(folder: Path, *variant: str, model: Path = MODEL) -> tuple[int, int, str]:
     """Return Spin's errors, the states it stored, and what it said."""
     defines = [f"-D{name}" for name in variant]
     subprocess.run(
-        ["spin", *defines, "-a", str(MODEL)],
+        ["spin", *defines, "-a", str(model)],
         cwd=folder,
         check=True,
         capture_output=True,
@@ -66,21 +78,52 @@ def test_each_variant_loses_a_wake_up(tmp_path, variant):
     assert "invalid end state" in said
 
 
-def body(function: str) -> str:
+@needs_spin
+def test_a_sleeper_with_the_barrier_of_both_never_sleeps_beside_work(tmp_path):
+    errors, states, said = verify(tmp_path, model=LIGHT)
+    assert errors == 0, said
+    assert states > 1_000_000
+    for end in ("producer", "consumer"):
+        ran = f"unreached in proctype {end}\n\t(0 of"
+        assert ran in said, "a statement never ran"
+
+
+@needs_spin
+@pytest.mark.parametrize("variant", LIGHT_GUILTY)
+def test_each_light_variant_loses_a_wake_up(tmp_path, variant):
+    errors, _, said = verify(tmp_path, variant, model=LIGHT)
+    assert errors == 1
+    assert "invalid end state" in said
+
+
+def body(function: str, header: Path = HEADER) -> str:
     """The text of a function of the header, from its name to its closing brace."""
     [found] = re.findall(
-        rf"^static inline [^;{{]*\b{function}\(.*?^}}", HEADER.read_text(), re.M | re.S
+        rf"^static inline [^;{{]*\b{function}\(.*?^}}", header.read_text(), re.M | re.S
     )
     return found
 
 
-def test_statements_stand_in_the_header_in_the_models_order():
+FUNCTIONS = {
+    MODEL: {"xen_push", "xen_back_final_check"},
+    LIGHT: {
+        "spsc_await_message",
+        "spsc_begin",
+        "spsc_publish",
+        "spsc_settle_peer",
+        "spsc_turn",
+    },
+}
+
+
+@pytest.mark.parametrize(("model", "header"), [(MODEL, HEADER), (LIGHT, SPSC)])
+def test_statements_stand_in_the_header_in_the_models_order(model, header):
     stated: dict[str, list[str]] = {}
-    for function, statement in STATEMENT.findall(MODEL.read_text()):
+    for function, statement in STATEMENT.findall(model.read_text()):
         stated.setdefault(function, []).append(statement)
-    assert set(stated) == {"xen_push", "xen_back_final_check"}
+    assert set(stated) == FUNCTIONS[model]
     for function, statements in stated.items():
-        text = body(function)
+        text = body(function, header)
         places = [text.index(statement) for statement in statements]
         assert places == sorted(places), function
 
@@ -103,3 +146,31 @@ def test_the_front_waits_as_the_back_does():
     assert [each for each in front if each != "load_acquire"] == back
     assert "xen_push(" in body("xen_front_publish")
     assert "xen_push(" in body("xen_back_publish")
+
+
+def test_light_orderings_have_the_headers_names():
+    model = LIGHT.read_text()
+    producer, consumer = model[model.index("proctype producer()") :].split(
+        "proctype consumer()"
+    )
+    publish = body("spsc_publish", SPSC) + body("spsc_turn", SPSC)
+    assert set(ORDERING.findall(producer)) == set(ORDERING.findall(publish))
+    names = "spsc_ready", "spsc_await_message", "spsc_settle_peer"
+    await_message = "".join(body(name, SPSC) for name in names)
+    assert set(ORDERING.findall(consumer)) == set(ORDERING.findall(await_message))
+
+
+@pytest.mark.parametrize(
+    ("publish", "word"), [("spsc_publish", "prod"), ("spsc_release", "cons")]
+)
+def test_both_ends_publish_and_await_alike(publish, word):
+    """The model has one direction; the other must be the same code."""
+    text = body(publish, SPSC).replace(f"{word}_", "").replace(f"->{word}", "->word")
+    other = body("spsc_publish", SPSC).replace("prod_", "").replace("->prod", "->word")
+    calls = re.compile(r"\b(?:store|load|barrier|spsc)_\w+\([^()]*->\w+")
+    assert calls.findall(text) == calls.findall(other)
+    await_room = re.findall(
+        r"(spsc_nap|store_seq_cst|spsc_settle_peer|spsc_r\w+)\(",
+        body("spsc_await_room", SPSC),
+    )
+    assert await_room == ["spsc_nap", "store_seq_cst", "spsc_settle_peer", "spsc_room"]

@@ -297,6 +297,35 @@ def test_a_forked_child_cannot_use_or_give_back_an_end():
             ring.producer()
 
 
+def hold(ring, gate):
+    with ring.producer() as producer:
+        producer.put(bytes(56))
+        os.read(gate, 1)
+
+
+def test_what_a_forked_child_closes_still_watches_the_peer():
+    """Parent and child share the epoll that the parent sleeps in."""
+    gate, never = os.pipe()
+    with (
+        spsc.create(slots=8, slot_size=56) as ring,
+        ring.consumer() as consumer,
+        child(hold, ring, gate) as pid,
+    ):
+        assert consumer.get(HANG_S) == bytes(56)
+        with pytest.raises(TimeoutError):
+            consumer.get(0.02)
+        forked = os.fork()
+        if forked == 0:
+            consumer.close()
+            os._exit(0)
+        os.waitpid(forked, 0)
+        kill(pid)
+        with pytest.raises(BrokenError):
+            consumer.get(HANG_S / 4)
+    os.close(gate)
+    os.close(never)
+
+
 def crc_batches(ring, count, seed, result_fd):
     """Put ``count`` random slots in batches of random size; report their CRC."""
     rng = random.Random(seed)

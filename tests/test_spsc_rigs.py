@@ -37,8 +37,10 @@ def build(tmp_path_factory):
 
 ALL_STORES = {
     "owner_give_back", "owner_take", "spsc_await_message", "spsc_await_room",
-    "spsc_publish", "spsc_release",
+    "spsc_publish", "spsc_release", "spsc_turn",
 }  # fmt: skip
+LIGHT = ("-DLIGHT",)
+BARRIERS = pytest.mark.parametrize("define", [(), LIGHT], ids=["full", "light"])
 
 
 # -- killed at every store ------------------------------------------------------------
@@ -52,9 +54,11 @@ FILLING = {
 }
 
 
+@BARRIERS
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_every_store(build, kind):
-    counts = run_rig(build("spsc_fault"), KILLS // 3, WRAP, 7, KINDS.index(kind))
+def test_killed_at_every_store(build, kind, define):
+    program = build("spsc_fault", (), define)
+    counts = run_rig(program, KILLS // 3, WRAP, 7, KINDS.index(kind))
     stores = ALL_STORES | FILLING[kind]
     assert stores <= counts["kills"].keys(), "a store that nobody died at"
     assert sum(counts["kills"].values()) >= KILLS // 3
@@ -81,10 +85,12 @@ GUESSES = (
 BUSY_FLAG = (
     "spsc.h",
     "store_seq_cst(&end->header->prod, new);",
-    """while (atomic_exchange(&end->header->producer.lost, 1) != 0)
-        cpu_relax();
-    store_seq_cst(&end->header->prod, new);
-    atomic_store(&end->header->producer.lost, 0);""",
+    """{
+        while (atomic_exchange(&end->header->producer.lost, 1) != 0)
+            cpu_relax();
+        store_seq_cst(&end->header->prod, new);
+        atomic_store(&end->header->producer.lost, 0);
+    }""",
 )
 NO_HEIRS = (
     "owner.h",
@@ -146,9 +152,10 @@ def test_control_a_broken_pool_fails_at_some_store(build, what):
 # -- killed at any instruction --------------------------------------------------------
 
 
+@BARRIERS
 @pytest.mark.parametrize("start", [0, 2**31 - 2, WRAP])
-def test_killed_at_sampled_instructions(build, start):
-    counts = run_rig(build("spsc_step"), INJECTIONS, start, 11)
+def test_killed_at_sampled_instructions(build, start, define):
+    counts = run_rig(build("spsc_step", (), define), INJECTIONS, start, 11)
     assert counts["injections"] >= INJECTIONS
 
 

@@ -35,6 +35,13 @@ int py_wait(const struct waiter *waiter, uint64_t deadline_ns);
 /* Counts the forks this process descends from, since the module was loaded. */
 unsigned py_fork_count(void);
 
+/* Take part in barriers; false: not here, or a filter might mind.  Releases the GIL. */
+bool py_barrier_join(void);
+
+/* False once a sandbox has said that its filter minds. */
+bool py_barrier_may(void);
+
+int py_add_barrier(PyObject *module);
 int py_add_view(PyObject *module);
 int py_add_xen(PyObject *module);
 int py_add_front(PyObject *module);

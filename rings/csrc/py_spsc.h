@@ -41,6 +41,7 @@ struct py_spsc {
     int peer_pidfd;       /* of that owner, or -1 */
     int notify_fd;
     int wait_fd;
+    int sleep_fd; /* epoll: an edge of wait_fd, or peer_pidfd */
     atomic_bool closing; /* STOP_CLOSING, for a sleeper without the GIL */
     struct spin spin;
     struct py_spsc_view *view; /* borrowed; it holds us */
@@ -77,6 +78,7 @@ void spsc_settle(struct py_spsc *self, bool tell);
 int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s);
 void spsc_raise_timeout(struct py_spsc *self);
 void spsc_forget_peer(struct py_spsc *self);
+int spsc_watch(struct py_spsc *self, int fd, uint32_t events);
 PyObject *spsc_raise_broken(struct py_spsc *self);
 void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size);
 extern PyGetSetDef spsc_getset[];

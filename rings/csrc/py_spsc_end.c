@@ -1,6 +1,8 @@
 /* Opening, closing and facts: what both ends of a message ring have in common. */
 #include "py_spsc.h"
 
+#include <sys/epoll.h>
+
 /* ---- refusing ------------------------------------------------------------- */
 
 static void give_back(struct py_spsc *self);
@@ -115,7 +117,9 @@ static int keep_fds(struct py_spsc *self, int notify_fd, int wait_fd)
 {
     self->notify_fd = fcntl(notify_fd, F_DUPFD_CLOEXEC, 3);
     self->wait_fd = fcntl(wait_fd, F_DUPFD_CLOEXEC, 3);
-    if (self->notify_fd >= 0 && self->wait_fd >= 0)
+    self->sleep_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (self->notify_fd >= 0 && self->wait_fd >= 0 && self->sleep_fd >= 0 &&
+        spsc_watch(self, self->wait_fd, EPOLLIN | EPOLLET) == 0)
         return 0;
     PyErr_SetFromErrno(PyExc_OSError);
     return -1;
@@ -136,6 +140,7 @@ static int take_end(struct py_spsc *self)
     }
     self->self = self_word;
     self->peer = UINT64_MAX;
+    self->end.registered = self->end.heavy = py_barrier_join();
     bool possible = self->producer ? spsc_producer_attach(&self->end)
                                    : spsc_consumer_attach(&self->end);
     if (possible)
@@ -167,7 +172,7 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
     double spin_us = 0;
     const char *policy = "block";
     self->stops = STOP_CLOSED;
-    self->notify_fd = self->wait_fd = self->peer_pidfd = -1;
+    self->notify_fd = self->wait_fd = self->sleep_fd = self->peer_pidfd = -1;
     self->producer = producer;
     self->forks = py_fork_count();
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, producer ? "w*ii|$ds" : "w*ii|$d",
@@ -206,8 +211,9 @@ static void give_back(struct py_spsc *self)
     }
     self->self = 0;
     close_fd(&self->notify_fd);
-    close_fd(&self->wait_fd);
     spsc_forget_peer(self);
+    close_fd(&self->sleep_fd);
+    close_fd(&self->wait_fd);
     if (self->region.obj != NULL)
         PyBuffer_Release(&self->region);
 }

@@ -1,19 +1,34 @@
 /* Waiting for the other end, and noticing that it is gone.
  *
- * A sleeper polls its eventfd and a pidfd of the other end's owner.  While there is
- * no owner to watch, or it never polls, it looks again every ABSENT_SLICE_NS.
+ * A sleeper waits, in an epoll of its own, for its eventfd and for a pidfd of the
+ * other end's owner.  The eventfd is registered for its edges: a wake-up is one system
+ * call of each side, as nobody has to read the counter back to nothing.  What is left
+ * of a timeout below EDGE_LEAST_NS goes to ppoll, which counts nanoseconds.  While
+ * there is no owner to watch, or it never sleeps, it looks again every ABSENT_SLICE_NS.
  */
 #include "py_spsc.h"
 
+#include <sys/epoll.h>
+
 #define ABSENT_SLICE_NS 100000000u
+#define EDGE_LEAST_NS 10000000u
 
 /* ---- the peer ------------------------------------------------------------- */
 
 void spsc_forget_peer(struct py_spsc *self)
 {
-    if (self->peer_pidfd >= 0)
-        close(self->peer_pidfd);
+    if (self->peer_pidfd < 0)
+        return;
+    if (self->forks == py_fork_count()) /* a child shares the epoll of its parent */
+        epoll_ctl(self->sleep_fd, EPOLL_CTL_DEL, self->peer_pidfd, NULL);
+    close(self->peer_pidfd);
     self->peer_pidfd = -1;
+}
+
+int spsc_watch(struct py_spsc *self, int fd, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.fd = fd};
+    return epoll_ctl(self->sleep_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
 /* Learn who holds the other end now, if that has changed. */
@@ -31,6 +46,8 @@ static void meet_peer(struct py_spsc *self)
     int pidfd = owner_pidfd(owner);
     self->peer_state = pidfd == PIDFD_DEAD ? PEER_DEAD : PEER_ALIVE;
     self->peer_pidfd = pidfd < 0 ? -1 : pidfd;
+    if (pidfd >= 0)
+        spsc_watch(self, pidfd, EPOLLIN);
 }
 
 /* Look at the other end's owner once more, the one we cannot be told about included. */
@@ -98,11 +115,37 @@ static int64_t look(void *ring)
 static int64_t announce(void *ring)
 {
     struct py_spsc *self = ring;
+    self->end.heavy = self->end.heavy && py_barrier_may();
     int64_t there = self->producer ? spsc_await_fit(&self->end, self->want, self->want_length)
                                    : spsc_await_message(&self->end);
     if (there < 0)
         return -1;
     return there >= (self->producer ? 1 : self->want) || disturbed(self);
+}
+
+static enum wait_result sleep_exactly(struct py_spsc *self, uint64_t deadline_ns)
+{
+    struct waiter waiter = {.ring = self, .look = look, .event_fd = self->wait_fd,
+                            .hangup_fd = self->peer_pidfd};
+    return wait_sleep(&waiter, deadline_ns);
+}
+
+static enum wait_result sleep_until_edge(void *ring, uint64_t deadline_ns)
+{
+    struct py_spsc *self = ring;
+    struct epoll_event event;
+    uint64_t left_ns = WAIT_SLICE_NS, now = deadline_ns == NO_DEADLINE ? 0 : now_ns();
+    if (deadline_ns < now + left_ns)
+        left_ns = deadline_ns > now ? deadline_ns - now : 0;
+    if (left_ns < EDGE_LEAST_NS)
+        return sleep_exactly(self, deadline_ns);
+    int n = epoll_wait(self->sleep_fd, &event, 1, (int)(left_ns / 1000000u));
+    if (n < 0)
+        return WAIT_INTERRUPTED;
+    int64_t ready = look(ring);
+    if (ready != 0)
+        return wait_verdict(ready);
+    return n == 1 && event.data.fd == self->peer_pidfd ? WAIT_HUNG_UP : WAIT_INTERRUPTED;
 }
 
 static int sleep_on(struct py_spsc *self, const struct waiter *waiter, uint64_t deadline_ns)
@@ -120,11 +163,12 @@ static int sleep_on(struct py_spsc *self, const struct waiter *waiter, uint64_t 
 static int sleep_slice(struct py_spsc *self, uint64_t deadline_ns)
 {
     struct waiter waiter = {.ring = self, .look = look, .final_check = announce,
-                            .spin = &self->spin, .event_fd = self->wait_fd,
-                            .hangup_fd = self->peer_pidfd};
-    bool watched = self->peer_pidfd >= 0 && self->spin.max_ns != SPIN_FOREVER;
+                            .sleep = sleep_until_edge, .spin = &self->spin,
+                            .event_fd = self->wait_fd, .hangup_fd = self->peer_pidfd};
+    if (self->peer_pidfd >= 0 && self->spin.max_ns != SPIN_FOREVER)
+        return sleep_on(self, &waiter, deadline_ns);
     uint64_t slice = now_ns() + ABSENT_SLICE_NS;
-    return sleep_on(self, &waiter, watched || slice > deadline_ns ? deadline_ns : slice);
+    return sleep_on(self, &waiter, slice > deadline_ns ? deadline_ns : slice);
 }
 
 int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)

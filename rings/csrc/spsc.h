@@ -19,10 +19,28 @@
  * words lie on lines of their own too: they change when somebody goes to sleep,
  * and are read at every publish.  An end never reads its own word back.
  *
- * Announce, look again, only then sleep, exactly as in xen.h: publish is a
- * full-barrier store of the index and then a look at the peer's event word; the
- * final check is a full-barrier store of the event word and then a look at the
- * peer's index.  One of the two always sees the other.
+ * Announce, look again, only then sleep, as in xen.h: publish is a full-barrier
+ * store of the index and then a look at the peer's event word; the final check is a
+ * full-barrier store of the event word and then a look at the peer's index.  One of
+ * the two always sees the other.
+ *
+ * A *light* publish has no barrier, and then the sleeper runs it for both, between
+ * its two steps (barrier.h).  `prod_light` says that prod is published so; who sleeps
+ * looks at it after it has announced, and nothing else decides:
+ *
+ *   publisher            light = 1, full barrier    ..    light = 0, full barrier
+ *                        then publish lightly             then publish fully
+ *   sleeper     event = .., full barrier; if light: heavy barrier; look at the index
+ *
+ * If it reads 1, the heavy barrier is there.  If it reads the 0 from before, its
+ * event word was stored before the publisher turned, and every light publish sees it.
+ * If it reads the 0 from after, all that was published lightly is there to see.
+ *
+ * When to turn is the sleeper's to say, in `prod_wish`, beside the event word that
+ * the publisher reads anyway: never without a heavy barrier of its own, and not while
+ * there is a sleep every few messages, since one heavy barrier costs as much as
+ * hundreds of full ones.  A wish binds nobody: a publisher whose process is not
+ * registered stays with full barriers, and each owner of an end begins with them.
  *
  * The peer belongs to the same trust domain, yet what it writes is bounded before
  * use: an index that ran backwards or past the ring, or a length past what was
@@ -34,12 +52,14 @@
 #ifndef RINGS_SPSC_H
 #define RINGS_SPSC_H
 
+#include "barrier.h"
 #include "core.h"
 #include "owner.h"
 
 enum spsc_mode { SPSC_FIXED = 0, SPSC_RECORDS = 1 };
 enum { SPSC_RECORD_UNIT = 8, SPSC_RECORD_HEADER = 8 };
 enum spsc_kind { SPSC_MESSAGE = 0, SPSC_WRAP = 1, SPSC_REFERENCE = 2 };
+enum { SPSC_WORTH = 16384, SPSC_NAPS = 4 }; /* messages a sleep; sleeps in a row with fewer */
 
 struct spsc_header {
     uint8_t region[64];
@@ -56,13 +76,17 @@ struct spsc_header {
     uint32_t inline_max; /* longer ones do */
     uint8_t pad7[108];
     shared_u32 prod; /* by the producer */
-    uint8_t pad1[124];
+    shared_u32 prod_light; /* by the producer: it publishes without a barrier */
+    uint8_t pad1[120];
     shared_u32 cons; /* by the consumer */
-    uint8_t pad2[124];
+    shared_u32 cons_light; /* by the consumer: it releases without a barrier */
+    uint8_t pad2[120];
     shared_u32 prod_event; /* by the consumer: tell me when prod passes this */
-    uint8_t pad3[124];
+    shared_u32 prod_wish;  /* by the consumer: publish lightly */
+    uint8_t pad3[120];
     shared_u32 cons_event; /* by the producer: tell me when cons passes this */
-    uint8_t pad4[124];
+    shared_u32 cons_wish;  /* by the producer: release lightly */
+    uint8_t pad4[120];
     struct owned_end producer;
     uint8_t pad5[104];
     struct owned_end consumer;
@@ -79,9 +103,13 @@ _Static_assert(offsetof(struct spsc_header, pool_offset) == 128, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, pool_size) == 136, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, inline_max) == 144, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, prod) == 256, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, prod_light) == 260, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, cons) == 384, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, cons_light) == 388, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, prod_event) == 512, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, prod_wish) == 516, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, cons_event) == 640, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, cons_wish) == 644, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, producer) == 768, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, consumer) == 896, "LAYOUT.md");
 _Static_assert(sizeof(struct spsc_header) == 1024, "LAYOUT.md");
@@ -100,6 +128,14 @@ struct spsc_end {
     uint8_t *pool;
     uint64_t pool_size;
     struct spsc_loans *loans; /* the producer's, of a ring with a pool */
+    bool registered; /* a peer's heavy barrier reaches this process */
+    bool heavy;      /* and this one may run it */
+    bool light;      /* I publish without a barrier now */
+    uint32_t wish;   /* the peer's, when last looked at */
+    uint32_t wished; /* mine */
+    uint32_t worth;  /* units a sleep that are worth a heavy barrier */
+    uint32_t rested; /* my index when I last announced a sleep */
+    uint32_t naps;   /* announced in a row with less than that between them */
 };
 
 /* The longest message that a ring of records takes inline. */
@@ -146,7 +182,8 @@ static inline bool spsc_bind(struct spsc_end *end, void *base, uint64_t size)
         return false;
     *end = (struct spsc_end){.header = header, .data = (uint8_t *)base + offset,
                              .units = units, .unit_size = unit_size,
-                             .records = mode == SPSC_RECORDS};
+                             .records = mode == SPSC_RECORDS,
+                             .worth = SPSC_WORTH * (mode == SPSC_RECORDS ? 8 : 1)};
     return spsc_bind_pool(end, base, size);
 }
 
@@ -175,6 +212,65 @@ static inline uint32_t spsc_run(const struct spsc_end *end, uint32_t index)
     return end->units - spsc_offset(end, index);
 }
 
+/* ---- whose the barrier is ------------------------------------------------- */
+
+/* Turn to what the peer wishes, if this process can. */
+static inline void spsc_turn(struct spsc_end *end, shared_u32 *light, uint32_t wish)
+{
+    end->wish = wish;
+    end->light = wish != 0 && end->registered;
+    /* release: publish-turned; and a full barrier. */
+    store_seq_cst(light, end->light);
+}
+
+static inline void spsc_wish(struct spsc_end *end, shared_u32 *wish)
+{
+    uint32_t light = end->heavy && end->naps < SPSC_NAPS;
+    if (light == end->wished)
+        return;
+    end->wished = light;
+    store_relaxed(wish, light);
+}
+
+static inline bool spsc_worth(const struct spsc_end *end)
+{
+    return end->index - end->rested >= end->worth;
+}
+
+/* Called when a sleep is announced: was it worth a heavy barrier, lately? */
+static inline void spsc_nap(struct spsc_end *end, shared_u32 *wish)
+{
+    end->naps = spsc_worth(end) ? 0 : end->naps + (end->naps < SPSC_NAPS);
+    end->rested = end->index;
+    spsc_wish(end, wish);
+}
+
+/* Called when the peer's index is looked at: one who no longer sleeps has no naps. */
+static inline void spsc_stir(struct spsc_end *end, shared_u32 *wish)
+{
+    if (end->naps < SPSC_NAPS || !end->heavy || !spsc_worth(end))
+        return;
+    end->naps = 0;
+    spsc_wish(end, wish);
+}
+
+/* Having announced: what the peer published without a barrier is there to see. */
+static inline void spsc_settle_peer(struct spsc_end *end, const shared_u32 *light)
+{
+    /* acquire: publish-turned. */
+    if (load_seq_cst(light) != 0)
+        end->heavy = barrier_heavy(end->heavy);
+}
+
+/* A new owner's first words: its own publishes are full, its wish is its own. */
+static inline void spsc_begin(struct spsc_end *end, shared_u32 *light, shared_u32 *wish)
+{
+    spsc_turn(end, light, 0);
+    end->rested = end->index;
+    end->wished = end->heavy;
+    store_relaxed(wish, end->heavy);
+}
+
 /* ---- the producer --------------------------------------------------------- */
 
 /* Begin where the last owner stopped.  False if the two indices are impossible. */
@@ -183,6 +279,7 @@ static inline bool spsc_producer_attach(struct spsc_end *end)
     end->index = load_acquire(&end->header->prod);
     end->seen = load_acquire(&end->header->cons);
     end->broken = end->index - end->seen > end->units;
+    spsc_begin(end, &end->header->prod_light, &end->header->cons_wish);
     return !end->broken;
 }
 
@@ -199,24 +296,34 @@ static inline int64_t spsc_room(struct spsc_end *end, uint32_t want)
         return -1;
     }
     end->seen = cons;
+    spsc_stir(end, &end->header->cons_wish);
     return end->units - (end->index - cons);
 }
 
 /* Make `count` filled units visible: true if the consumer asked to be told. */
 static inline bool spsc_publish(struct spsc_end *end, uint32_t count)
 {
-    uint32_t old = end->index, new = old + count;
+    uint32_t new = end->index + count;
     end->index = new;
-    /* release: message-published; full barrier: message-announced. */
-    store_seq_cst(&end->header->prod, new);
+    /* release: message-published; full barrier: message-announced, a heavy one if light. */
+    if (end->light)
+        store_release(&end->header->prod, new);
+    else
+        store_seq_cst(&end->header->prod, new);
+    barrier_light();
+    uint32_t wish = load_relaxed(&end->header->prod_wish);
+    if (wish != end->wish)
+        spsc_turn(end, &end->header->prod_light, wish);
     return (uint32_t)(new - load_seq_cst(&end->header->prod_event)) < count;
 }
 
 /* Ask to be told when `want` units are free, and look once more: room or -1. */
 static inline int64_t spsc_await_room(struct spsc_end *end, uint32_t want)
 {
+    spsc_nap(end, &end->header->cons_wish);
     /* full barrier: room-awaited. */
     store_seq_cst(&end->header->cons_event, end->index + want - end->units);
+    spsc_settle_peer(end, &end->header->cons_light);
     return spsc_room(end, want);
 }
 
@@ -227,6 +334,7 @@ static inline bool spsc_consumer_attach(struct spsc_end *end)
     end->index = load_acquire(&end->header->cons);
     end->seen = load_acquire(&end->header->prod);
     end->broken = end->seen - end->index > end->units;
+    spsc_begin(end, &end->header->cons_light, &end->header->prod_wish);
     return !end->broken;
 }
 
@@ -244,24 +352,34 @@ static inline int64_t spsc_ready(struct spsc_end *end, uint32_t want)
         return -1;
     }
     end->seen = prod;
+    spsc_stir(end, &end->header->prod_wish);
     return now_ready;
 }
 
 /* Give `count` taken units back: true if the producer asked to be told. */
 static inline bool spsc_release(struct spsc_end *end, uint32_t count)
 {
-    uint32_t old = end->index, new = old + count;
+    uint32_t new = end->index + count;
     end->index = new;
-    /* release: message-released; full barrier: room-announced. */
-    store_seq_cst(&end->header->cons, new);
+    /* release: message-released; full barrier: room-announced, a heavy one if light. */
+    if (end->light)
+        store_release(&end->header->cons, new);
+    else
+        store_seq_cst(&end->header->cons, new);
+    barrier_light();
+    uint32_t wish = load_relaxed(&end->header->cons_wish);
+    if (wish != end->wish)
+        spsc_turn(end, &end->header->cons_light, wish);
     return (uint32_t)(new - load_seq_cst(&end->header->cons_event)) < count;
 }
 
 /* Ask to be told of the next message, and look once more: units ready or -1. */
 static inline int64_t spsc_await_message(struct spsc_end *end)
 {
+    spsc_nap(end, &end->header->prod_wish);
     /* full barrier: message-awaited. */
     store_seq_cst(&end->header->prod_event, end->index + 1);
+    spsc_settle_peer(end, &end->header->prod_light);
     return spsc_ready(end, 1);
 }
 

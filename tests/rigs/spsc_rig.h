@@ -57,8 +57,15 @@ static bool rig_take(struct spsc_end *end, void *base, enum rig_kind kind, bool 
     struct owned_end *mine = producer ? &header->producer : &header->consumer;
     if (owner_take(mine, self) != 0)
         return false;
-    return spsc_bind(end, base, rig_size(header->units, kind)) &&
-           (producer ? spsc_producer_attach(end) && rig_recall(end) : spsc_consumer_attach(end));
+    if (!spsc_bind(end, base, rig_size(header->units, kind)))
+        return false;
+#ifdef LIGHT
+    end->registered = end->heavy = barrier_join();
+    end->worth = 0;
+    if (!end->heavy)
+        return false;
+#endif
+    return producer ? spsc_producer_attach(end) && rig_recall(end) : spsc_consumer_attach(end);
 }
 
 /* Messages made beforehand: slots, or one record. */

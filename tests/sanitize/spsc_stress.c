@@ -3,7 +3,8 @@
  *   spsc_stress KIND(0 slots, 1 records, 2 by reference) START COUNT SLEEP
  *
  * With SLEEP both ends sleep on eventfds when the ring is full or empty; a wake-up
- * that has to be helped by the clock is a lost one and fails the run.  Exit status
+ * that has to be helped by the clock is a lost one and fails the run.  With SLEEP 2
+ * whoever sleeps runs the barrier of both, which ThreadSanitizer cannot see.  Exit status
  * 0, or 1 with a line that says what went wrong.  Built with sanitizers, and with
  * the headers mutated, by test_spsc_sanitize.py.
  */
@@ -18,7 +19,7 @@ enum { BYTES = 4096, POOL = 1024, INLINE = 40, LONGEST = 200, PATIENCE_MS = 3000
 
 static _Alignas(4096) uint8_t memory[sizeof(struct spsc_header) + BYTES + POOL];
 static struct spsc_loans loans;
-static bool sleeps;
+static bool sleeps, barriers;
 static uint64_t count;
 static int data_fd, space_fd;
 
@@ -145,12 +146,23 @@ static uint32_t put_slots(struct side *side, uint64_t number)
     return n;
 }
 
+static void attach(struct side *side)
+{
+    struct spsc_end *end = &side->end;
+    if (!spsc_bind(end, memory, sizeof memory))
+        fail("bind");
+    end->registered = end->heavy = barriers && barrier_join();
+    end->worth = barriers ? 0 : end->worth;
+    if (!(side->producer ? spsc_producer_attach(end) : spsc_consumer_attach(end)))
+        fail("attach");
+}
+
 static void *produce(void *arg)
 {
     struct side side = {.producer = true, .wait_fd = space_fd, .state = 1};
-    if (!spsc_bind(&side.end, memory, sizeof memory) || !spsc_producer_attach(&side.end) ||
-        !spsc_recall_loans(&side.end, &loans))
-        fail("attach");
+    attach(&side);
+    if (!spsc_recall_loans(&side.end, &loans))
+        fail("loans");
     for (uint64_t number = 0; number < count;) {
         if (side.end.records)
             put_record(&side, number++);
@@ -194,8 +206,7 @@ static uint32_t get_slots(struct side *side, uint64_t number, uint32_t ready)
 static void consume(void)
 {
     struct side side = {.producer = false, .wait_fd = data_fd, .state = 2};
-    if (!spsc_bind(&side.end, memory, sizeof memory) || !spsc_consumer_attach(&side.end))
-        fail("attach");
+    attach(&side);
     for (uint64_t number = 0; number < count;) {
         wait_for(&side, 1);
         uint32_t ready = (uint32_t)spsc_ready(&side.end, 1);
@@ -223,7 +234,8 @@ int main(int argc, char **argv)
     header->pool_size = kind == 2 ? POOL : 0;
     header->inline_max = INLINE;
     count = strtoull(argv[3], NULL, 10);
-    sleeps = atoi(argv[4]);
+    sleeps = atoi(argv[4]) > 0;
+    barriers = atoi(argv[4]) > 1;
     data_fd = eventfd(0, EFD_NONBLOCK);
     space_fd = eventfd(0, EFD_NONBLOCK);
     spsc_init(header);
