@@ -16,7 +16,7 @@ static void rig_fault(int point);
 
 #include "rig.h"
 
-enum { WORKERS = 3, POINTS = 12, MESSAGES = 1 << 22, SLOTS = 8, STUCK_MS = 3000 };
+enum { WORKERS = 3, POINTS = 12, MESSAGES = 1 << 22, SLOTS = 8, STUCK_MS = 3000, RUN = 3 };
 enum { ACKNOWLEDGED = 1, GOT = 2 };
 
 struct shared {
@@ -61,27 +61,81 @@ static void rig_fault(int point)
     kill(getpid(), SIGKILL);
 }
 
-static void put_next(uint32_t who)
+/* Stored first: a killed call's number is never used again. */
+static uint32_t take_number(uint32_t who)
 {
-    uint8_t message[RIG_SLOT_SIZE];
     uint32_t number = load_relaxed(&shared->next[who]);
     if (number >= MESSAGES)
         _exit(8);
-    uint32_t length = rig_fill(message, who, number);
-    /* Stored first: a killed call's number is never used again. */
     store_relaxed(&shared->next[who], number + 1);
-    if (mpmc_put_unstalling(&member, &at, message, length) == MPMC_OK) {
-        atomic_fetch_or(&shared->fates[who][number], ACKNOWLEDGED);
-        atomic_fetch_add(&shared->moves, 1);
-    } else {
+    return number;
+}
+
+static bool number_was_put(uint32_t who, uint32_t number, bool put)
+{
+    if (!put) {
         store_relaxed(&shared->next[who], number);
+        return false;
     }
+    atomic_fetch_or(&shared->fates[who][number], ACKNOWLEDGED);
+    atomic_fetch_add(&shared->moves, 1);
+    return true;
+}
+
+static void put_next(uint32_t who)
+{
+    uint8_t message[RIG_SLOT_SIZE];
+    uint32_t number = take_number(who), length = rig_fill(message, who, number);
+    bool put = mpmc_put_unstalling(&member, &at, message, length) == MPMC_OK;
+    number_was_put(who, number, put);
+}
+
+static bool put_in_run(uint32_t who, struct run *run)
+{
+    uint8_t message[RIG_SLOT_SIZE];
+    uint32_t number = take_number(who), length = rig_fill(message, who, number);
+    return number_was_put(who, number, mpmc_run_put(&member, run, message, length));
+}
+
+static void put_some(uint32_t who)
+{
+    struct run run = mpmc_run(&member, MPMC_PUT);
+    while (run.done < RUN && put_in_run(who, &run))
+        ;
+    mpmc_run_end(&member, MPMC_PUT, &run);
+    if (run.result == MPMC_STALLED)
+        mpmc_unstall(&member, MPMC_PUT, run.at);
 }
 
 static void get_next(void)
 {
     if (mpmc_get_unstalling(&member, &at, in_hand, &in_hand_length) == MPMC_OK)
         atomic_fetch_add(&shared->moves, 1);
+}
+
+static void get_some(void)
+{
+    struct run run = mpmc_run(&member, MPMC_GET);
+    while (run.done < RUN) {
+        run.result = mpmc_peek(&member, &run.at, &in_hand_length);
+        if (run.result != MPMC_OK)
+            break;
+        if (mpmc_run_get(&member, &run, in_hand, in_hand_length))
+            atomic_fetch_add(&shared->moves, 1);
+    }
+    mpmc_run_end(&member, MPMC_GET, &run);
+    if (run.result == MPMC_STALLED)
+        mpmc_unstall(&member, MPMC_GET, run.at);
+}
+
+static void call(uint32_t which, uint32_t who)
+{
+    switch (which) {
+    case 0: put_next(who); break;
+    case 1: get_next(); break;
+    case 2: put_some(who); break;
+    default: get_some(); break;
+    }
 }
 
 static void work(uint32_t who, uint64_t seed, bool recovery)
@@ -95,10 +149,7 @@ static void work(uint32_t who, uint64_t seed, bool recovery)
     for (uint64_t i = 0;; i++) {
         if (i == 2000) /* a point that does not come by: any will do */
             fatal_point = 0, fatal_count = 1 + (int)(rig_random(&seed) % POINTS);
-        if (rig_random(&seed) & 1)
-            put_next(who);
-        else
-            get_next();
+        call(rig_random(&seed) & 3, who);
     }
 }
 
