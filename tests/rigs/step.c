@@ -1,17 +1,21 @@
 /* Kill rig: two members stepped by single instructions, one killed in between.
  *
- * A makes i instructions of its call, B makes j of its own, A is killed, B goes on
+ * B makes j instructions of its call, A makes i of its own and is killed, B goes on
  * to the end of its call without recovery; then A is buried, the ring is drained,
- * every message accounted for, and two laps must find the whole capacity.
+ * every message accounted for, and two laps must find the whole capacity.  B begins:
+ * what it has loaded by then is what A's instructions make stale.
  *
  *   step SECONDS START SEED RECOVERY(0|1)   a random sample, for so long
  *   step all START STRIDE RUNS(0|1)         every i and every STRIDEth j: of calls with
  *                                           one message, or with a run of them
- *   step mix START STRIDE ABF               the same of one mix: a call of A (0 put,
- *                                           1 get, 2 puts, 3 gets), of B, messages before
+ *   step mix START FROM-TO ABF              every j from FROM below TO, of one mix: a
+ *                                           call of A (0 put, 1 get, 2 puts, 3 gets), one
+ *                                           of B, and the messages there before
  *
  * Exit status: 0 all good, 1 any failure (counted in the report), 9 rig trouble.
  */
+#include <sys/time.h>
+
 #include "rig.h"
 #include "trace.h"
 
@@ -25,6 +29,9 @@ struct diary {
     uint32_t lengths[RUN];
     uint8_t messages[RUN][RIG_SLOT_SIZE];
 };
+
+/* Of processor time, in one call that is not stepped to its end. */
+static const struct itimerval STUCK_AFTER = {.it_value = {.tv_usec = 200000}};
 
 struct counts {
     unsigned long injections, stuck, torn, twice, lost, in_doubt, tombstones;
@@ -97,6 +104,7 @@ static pid_t start_victim(int call, uint32_t who)
     if (pid == 0) {
         struct mpmc_member member;
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        setitimer(ITIMER_PROF, &STUCK_AFTER, NULL);
         rig_join(&rig, &member);
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
             _exit(9);
@@ -106,6 +114,14 @@ static pid_t start_victim(int call, uint32_t who)
     if (next_stop(pid) != 2)
         rig_die("victim");
     return pid;
+}
+
+/* Let a victim end its call; false if it cannot. */
+static bool finish(pid_t pid)
+{
+    int status;
+    return ptrace(PTRACE_CONT, pid, NULL, NULL) == 0 && waitpid(pid, &status, 0) == pid &&
+           WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP;
 }
 
 static void fill_ring(struct mpmc_member *member, uint32_t fill)
@@ -204,10 +220,10 @@ static void inject(struct plan *plan, uint64_t start, bool recovery)
     rig_join(&rig, &member);
     fill_ring(&member, plan->fill);
     pid_t a = start_victim(plan->calls[0], 0), b = start_victim(plan->calls[1], 1);
-    plan->steps[0] = step(a, plan->steps[0]);
     plan->steps[1] = step(b, plan->steps[1]);
+    plan->steps[0] = step(a, plan->steps[0]);
     bury(a);
-    if (!diaries[1].ended && step(b, MAX_STEPS) == MAX_STEPS)
+    if (!diaries[1].ended && !finish(b))
         counts.stuck++;
     bury(b);
     judge(plan, &member, recovery);
@@ -239,11 +255,23 @@ static void sample(double seconds, uint64_t start, uint64_t seed, bool recovery)
     }
 }
 
+/* All i with every `stride`th j, starting where i leaves off. */
 static void every_pair(struct plan plan, uint64_t start, int stride)
 {
     int a = call_length(plan, 0, start), b = call_length(plan, 1, start);
     for (int i = 0; i <= a; i++)
         for (int j = i % stride; j <= b; j += stride) {
+            plan.steps[0] = i;
+            plan.steps[1] = j;
+            inject(&plan, start, true);
+        }
+}
+
+static void some_pairs(struct plan plan, uint64_t start, int from, int to)
+{
+    int a = call_length(plan, 0, start), b = call_length(plan, 1, start);
+    for (int j = from; j < to && j <= b; j++)
+        for (int i = 0; i <= a; i++) {
             plan.steps[0] = i;
             plan.steps[1] = j;
             inject(&plan, start, true);
@@ -270,8 +298,9 @@ int main(int argc, char **argv)
         rig_die("mmap");
     trace_pin();
     if (strcmp(argv[1], "mix") == 0)
-        every_pair((struct plan){{argv[4][0] - '0', argv[4][1] - '0'},
-                                 (uint32_t)(argv[4][2] - '0'), {0, 0}}, start, atoi(argv[3]));
+        some_pairs((struct plan){{argv[4][0] - '0', argv[4][1] - '0'},
+                                 (uint32_t)(argv[4][2] - '0'), {0, 0}},
+                   start, atoi(argv[3]), atoi(strchr(argv[3], '-') + 1));
     else if (strcmp(argv[1], "all") == 0)
         every_mix(start, atoi(argv[3]), atoi(argv[4]));
     else
