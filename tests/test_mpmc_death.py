@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from rings import layout
+from rings import ClosedError, layout
 from rings.mpmc import Member, Producer, Ring
 
 HANG_S = 30.0
-WRITING, READING = 1, 3
+WRITING, FULL, READING = 1, 2, 3
 
 
 def kill_and_reap(pid):
@@ -105,6 +105,44 @@ def test_a_sleeping_getter_gets_past_a_dead_producer(ring, start):
         facts = ring.statistics()
         assert (facts.tombstones, facts.in_doubt, facts.recovered) == (1, 0, 1)
         assert member.put_many([b"x"] * 9) == 4
+
+
+def sleeping_getter(member):
+    """Start a thread that gets one message, and return it once it sleeps."""
+    got = []
+
+    def get():
+        with contextlib.suppress(ClosedError):
+            got.append(member.get())
+
+    announced = layout.MPMC_GET_SLEEPS
+    before = member.ring.buffer[announced]
+    thread = threading.Thread(target=get)
+    thread.start()
+    while member.ring.buffer[announced] == before:
+        time.sleep(0.001)
+    return thread, got
+
+
+def test_a_getter_that_slept_already_gets_past_a_dead_producer(ring, start):
+    """Nobody wakes it at the claim; the message behind does."""
+    with Member(ring) as member, Producer(ring) as producer:
+        thread, got = sleeping_getter(member)
+        pid = owner_of_child(ring, WRITING, start)
+        producer.put(b"behind")
+        kill_and_reap(pid)
+        thread.join(HANG_S)
+        assert got == [b"behind"]
+
+
+def test_a_sleeper_finds_what_a_dead_producer_told_nobody(ring, start):
+    with Member(ring) as member:
+        thread, got = sleeping_getter(member)
+        data = slot_word(ring, start) + layout.MPMC_SLOT_DATA
+        ring.buffer[data - 8 : data + 5] = struct.pack("=II5s", 5, 0, b"alone")
+        poke_claim(ring, start, 0, FULL)
+        thread.join(HANG_S)
+        assert got == [b"alone"]
 
 
 def test_a_sleeping_putter_gets_past_a_dead_consumer(ring, start):

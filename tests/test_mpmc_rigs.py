@@ -57,14 +57,17 @@ def test_control_without_recovery_the_fault_rig_sticks(build):
     assert run_rig(build("fault", PLAIN), 1_000, 0, 7, 0, status=2)["stuck"]
 
 
-def test_control_a_published_dead_slot_is_found(build):
+PUBLISH_DEAD = (
+    "owners.h",
+    "mpmc_make(index, 0, MPMC_TOMB)",
+    "mpmc_make(index, 0, MPMC_FULL)",
+)
+
+
+@pytest.mark.parametrize("rig", ["fault", "storm"])
+def test_control_a_published_dead_slot_is_found(build, rig):
     """Recovery that publishes what a dead producer left delivers garbage."""
-    change = (
-        "owners.h",
-        "mpmc_make(index, 0, MPMC_TOMB)",
-        "mpmc_make(index, 0, MPMC_FULL)",
-    )
-    counts = run_rig(build("fault", PLAIN, (change,)), 1_000, 0, 7, 1, status=1)
+    counts = run_rig(build(rig, PLAIN, (PUBLISH_DEAD,)), 1_000, 0, 7, 1, status=1)
     assert counts["torn"] + counts["twice"] > 0
 
 
@@ -72,6 +75,35 @@ def test_control_a_lost_count_is_found(build):
     change = ("owners.h", "owner_count_loss(&entry->in_doubt, index)", "(void)0")
     counts = run_rig(build("fault", PLAIN, (change,)), 2_000, 0, 7, 1, status=1)
     assert counts["missing"] > counts["in_doubt"] == 0
+
+
+# -- killed from outside, at any moment -----------------------------------------------
+
+
+def storm(program, wanted, start):
+    counts = run_rig(program, wanted, start, 7, 1, timeout=None)
+    assert counts["torn"] == counts["twice"] == counts["stuck"] == 0
+    assert counts["missing"] <= counts["in_doubt"] <= counts["recovered"]
+    assert min(counts["in_doubt"], counts["tombstones"]) > 0, (
+        "no kill hit a slot in hand"
+    )
+    assert counts["whole"]
+    return counts
+
+
+@pytest.mark.parametrize("start", [0, *WRAPS])
+def test_killed_at_random(build, start):
+    storm(build("storm", PLAIN), kills(1_000), start)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_killed_at_random_for_long(build):
+    print(storm(build("storm", PLAIN), kills(100_000), 2**32 - 3))
+
+
+def test_control_without_recovery_the_storm_sticks(build):
+    assert run_rig(build("storm", PLAIN), 1_000, 0, 7, 0, status=2)["stuck"]
 
 
 # -- killed between any two instructions ----------------------------------------------
@@ -86,10 +118,11 @@ def test_killed_at_sampled_instructions(build):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_killed_at_every_pair_of_instructions(build):
-    stride = int(os.environ.get("RINGS_STRIDE", "1"))
-    print(run_rig(build("step", PLAIN), "all", 0, stride, 1, timeout=None))
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("runs", [0, 1])
+def test_killed_at_every_pair_of_instructions(build, runs):
+    stride = int(os.environ.get("RINGS_STRIDE", 5 if runs else 1))
+    print(run_rig(build("step", PLAIN), "all", 0, stride, runs, timeout=None))
 
 
 def test_control_without_recovery_stepped_kills_stick(build):
@@ -119,6 +152,14 @@ def weaken(function, *more):
     return (WEAK_SWAP, ("mpmc.h", body, body.replace("swap64(", "weak_swap(")), *more)
 
 
+def weaken_store(function):
+    """Let the store of one function release nothing."""
+    text = (CSRC / "mpmc.h").read_text()
+    body = text[text.index(f"{function}(") :]
+    body = body[: body.index("\n}\n")]
+    return (("mpmc.h", body, body.replace("order_release", "order_relaxed")),)
+
+
 def weaken_look(function):
     text = (CSRC / "mpmc.h").read_text()
     body = text[text.index(f"{function}(") :]
@@ -133,6 +174,8 @@ def weaken_look(function):
 MUTANTS = {
     "publish releases nothing": weaken("bool mpmc_publish"),
     "free releases nothing": weaken("bool mpmc_free"),
+    "publish in a run releases nothing": weaken_store("bool mpmc_publish_in_run"),
+    "free in a run releases nothing": weaken_store("bool mpmc_free_in_run"),
     "take acquires nothing": weaken("bool mpmc_take", weaken_look("mpmc_ready")),
     "claim acquires nothing": weaken(
         "enum mpmc_result mpmc_claim", weaken_look("mpmc_room")

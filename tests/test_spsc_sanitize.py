@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEADERS = (
-    "barrier.h", "broadcast.h", "core.h", "owner.h", "process.h", "spsc.h", "spsc_pool.h",
-    "wait.h",
+    "barrier.h", "broadcast.h", "core.h", "owner.h", "process.h", "spsc.h",
+    "spsc_pool.h", "wait.h",
 )  # fmt: skip
 STARTS = (0, 2**31 - 2, 2**32 - 2)
 FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-g", "-pthread")

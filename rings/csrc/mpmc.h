@@ -24,12 +24,17 @@
  * a slot that nobody claimed.  A slot's seq is the low 48 bits of its index; the
  * same accident there needs a sleep of exactly 2^48 messages, a month at 10^8/s.
  *
- * Sleeping.  A waiter adds 1 to its side's `sleeps` and looks again; who claims
- * or publishes (takes or frees) looks at `sleeps` afterwards and notifies if it
- * changed since that member's last notification.  Nothing is ever cleared, so
- * nothing is owed by a waiter that dies.  Looking already at the claim means that
- * a producer which dies between publish and notify has notified before: those it
- * woke find WRITING, and who finds WRITING sleeps in slices of milliseconds.
+ * Sleeping.  A waiter adds 1 to its side's `sleeps` and looks again; who publishes
+ * (frees) looks at `sleeps` afterwards and notifies if it changed since that member's
+ * last notification.  Nothing is ever cleared, so nothing is owed by a waiter that
+ * dies.  What a producer owes that dies between publish and notify is paid by the
+ * next one, or by the sleepers' own looks, which get rare (mpmc_call.h).
+ *
+ * Runs.  Of a batch each message is complete before the next is begun, so a death
+ * leaves one slot in hand.  Nobody but its owner, or a survivor of it, changes a word
+ * that names one, so within a run publish and free are stores: the barrier between
+ * the store and the look at `sleeps` is the next claim's swap, and after the last
+ * one mpmc_run_over.  It halves the price of a message.
  *
  * Recovery (owners.h) needs a confirmed death: payload is written by plain
  * stores, and a live owner that is taken for dead would write into a slot that
@@ -246,6 +251,12 @@ static inline uint64_t mpmc_index(const struct mpmc *ring, enum mpmc_side side)
     return load64_acquire(&ring->header->side[side].index);
 }
 
+/* True if we were taken for dead, and our number may be somebody else's by now. */
+static inline bool mpmc_buried(const struct mpmc *ring)
+{
+    return load64(&ring->header->owners[ring->owner - 1].word) != ring->owner_word;
+}
+
 /* Help prod (cons) up to `to`; every index below it has been claimed (taken). */
 static inline void mpmc_advance(struct mpmc *ring, enum mpmc_side side, uint64_t to)
 {
@@ -326,13 +337,15 @@ static inline enum mpmc_result mpmc_room(struct mpmc *ring, uint64_t *at)
 }
 
 /* Claim the first free slot at or after `*at`, which becomes its index. */
-static inline enum mpmc_result mpmc_claim(struct mpmc *ring, uint64_t *at)
+static inline enum mpmc_result mpmc_claim(struct mpmc *ring, uint64_t *at,
+                                          struct mpmc_slot **claimed)
 {
-    for (;;) {
+    for (*claimed = NULL;;) {
         enum mpmc_result result = mpmc_room(ring, at);
         if (result != MPMC_OK)
             return result;
-        if (swap64(&mpmc_slot(ring, *at)->word, mpmc_make(*at, 0, MPMC_FREE),
+        *claimed = mpmc_slot(ring, *at);
+        if (swap64(&(*claimed)->word, mpmc_make(*at, 0, MPMC_FREE),
                    mpmc_make(*at, ring->owner, MPMC_WRITING)))
             break;
     }
@@ -341,17 +354,29 @@ static inline enum mpmc_result mpmc_claim(struct mpmc *ring, uint64_t *at)
 }
 
 /* False if we were taken for dead and the slot is no longer ours. */
-static inline bool mpmc_publish(struct mpmc *ring, uint64_t index)
+static inline bool mpmc_publish(struct mpmc *ring, struct mpmc_slot *slot, uint64_t index)
 {
     /* release: message-published; full barrier: message-announced. */
-    return swap64(&mpmc_slot(ring, index)->word, mpmc_make(index, ring->owner, MPMC_WRITING),
+    return swap64(&slot->word, mpmc_make(index, ring->owner, MPMC_WRITING),
                   mpmc_make(index, 0, MPMC_FULL));
 }
 
-/* Give a claimed slot back as a tombstone. */
-static inline void mpmc_abandon(struct mpmc *ring, uint64_t index)
+/* The same in a run of messages: no barrier but the next claim's, or mpmc_run_over's.
+ * While we live nobody else may change the word, so a store will do. */
+static inline bool mpmc_publish_in_run(struct mpmc *ring, struct mpmc_slot *slot,
+                                       uint64_t index)
 {
-    swap64(&mpmc_slot(ring, index)->word, mpmc_make(index, ring->owner, MPMC_WRITING),
+    if (mpmc_buried(ring))
+        return false;
+    /* release: message-published. */
+    atomic_store_explicit(&slot->word, mpmc_make(index, 0, MPMC_FULL), memory_order_release);
+    return true;
+}
+
+/* Give a claimed slot back as a tombstone. */
+static inline void mpmc_abandon(struct mpmc *ring, struct mpmc_slot *slot, uint64_t index)
+{
+    swap64(&slot->word, mpmc_make(index, ring->owner, MPMC_WRITING),
            mpmc_make(index, 0, MPMC_TOMB));
 }
 
@@ -386,20 +411,38 @@ static inline uint32_t mpmc_length(const struct mpmc *ring, uint64_t index)
     return load_relaxed(&mpmc_slot(ring, index)->length);
 }
 
-static inline bool mpmc_take(struct mpmc *ring, uint64_t index)
+static inline bool mpmc_take(struct mpmc *ring, struct mpmc_slot *slot, uint64_t index)
 {
-    bool taken = swap64(&mpmc_slot(ring, index)->word, mpmc_make(index, 0, MPMC_FULL),
+    bool taken = swap64(&slot->word, mpmc_make(index, 0, MPMC_FULL),
                         mpmc_make(index, ring->owner, MPMC_READING));
     FAULT(5);
     return taken;
 }
 
 /* False if we were taken for dead: then the message counts as in doubt. */
-static inline bool mpmc_free(struct mpmc *ring, uint64_t index)
+static inline bool mpmc_free(struct mpmc *ring, struct mpmc_slot *slot, uint64_t index)
 {
     /* release: slot-freed; full barrier: room-announced. */
-    return swap64(&mpmc_slot(ring, index)->word, mpmc_make(index, ring->owner, MPMC_READING),
+    return swap64(&slot->word, mpmc_make(index, ring->owner, MPMC_READING),
                   mpmc_make(index + ring->nr_slots, 0, MPMC_FREE));
+}
+
+/* The same in a run of messages: no barrier but the next take's, or mpmc_run_over's. */
+static inline bool mpmc_free_in_run(struct mpmc *ring, struct mpmc_slot *slot, uint64_t index)
+{
+    if (mpmc_buried(ring))
+        return false;
+    /* release: slot-freed. */
+    atomic_store_explicit(&slot->word, mpmc_make(index + ring->nr_slots, 0, MPMC_FREE),
+                          memory_order_release);
+    return true;
+}
+
+/* The last word of a run as it is, so that a look at `sleeps` cannot overtake it. */
+static inline void mpmc_run_over(struct mpmc *ring, uint64_t last)
+{
+    /* full barrier: message-announced, full barrier: room-announced. */
+    atomic_fetch_add_explicit(&mpmc_slot(ring, last)->word, 0, memory_order_seq_cst);
 }
 
 /* Messages in the ring, give or take those in motion. */

@@ -15,6 +15,11 @@
 #endif
 #define STALL_MAX_NS 50000000u
 
+/* A sleeper whom nobody notifies looks again after SLEEP_MIN_NS, then at doubling
+ * distances up to SLEEP_MAX_NS: whoever should have notified it may have died. */
+#define SLEEP_MIN_NS 50000000u
+#define SLEEP_MAX_NS 1000000000u
+
 struct stall {
     uint64_t word;
     uint64_t since_ns;
@@ -50,34 +55,45 @@ static inline void mpmc_notify_sleepers(struct mpmc_member *member, enum mpmc_si
 static inline void mpmc_count(struct mpmc_member *member, enum mpmc_side side, uint64_t more)
 {
     struct mpmc_owner *entry = owner_entry(&member->ring, member->ring.owner);
-    if (more != 0)
-        count64(side == MPMC_PUT ? &entry->messages_put : &entry->messages_got, more);
+    count64(side == MPMC_PUT ? &entry->messages_put : &entry->messages_got, more);
 }
 
-/* ---- one message of a run ------------------------------------------------------ */
+/* ---- one message ---------------------------------------------------------------- */
 
-/* Put at the first free index at or after `*at`.  The caller advances prod. */
-static inline enum mpmc_result mpmc_put_at(struct mpmc_member *member, uint64_t *at,
-                                           const void *data, uint32_t length)
+/* Claim a slot and fill it.  After that it has to be published. */
+__attribute__((always_inline)) static inline enum mpmc_result
+mpmc_fill_at(struct mpmc_member *member, uint64_t *at, struct mpmc_slot **claimed,
+             const void *data, uint32_t length)
 {
     struct mpmc *ring = &member->ring;
-    enum mpmc_result result = mpmc_claim(ring, at);
+    struct mpmc_slot *slot;
+    enum mpmc_result result = mpmc_claim(ring, at, &slot);
+    *claimed = slot;
     if (result != MPMC_OK)
         return mpmc_shut(ring) & SHUT_PUTS ? MPMC_SHUT : result;
     /* After the claim: who saw the ring empty and shut will not miss us. */
     if (mpmc_shut(ring) & SHUT_PUTS) {
-        mpmc_abandon(ring, *at);
+        mpmc_abandon(ring, slot, *at);
         return MPMC_SHUT;
     }
-    mpmc_notify_sleepers(member, MPMC_GET);
     FAULT(2);
-    struct mpmc_slot *slot = mpmc_slot(ring, *at);
     store_relaxed(&slot->length, length);
     memcpy(slot->data, data, length);
     if (member->sending != NULL)
         member->sending(member, data, length);
     FAULT(3);
-    bool ours = mpmc_publish(ring, *at);
+    return MPMC_OK;
+}
+
+/* Put at the first free index at or after `*at`.  The caller advances prod. */
+static inline enum mpmc_result mpmc_put_at(struct mpmc_member *member, uint64_t *at,
+                                           const void *data, uint32_t length)
+{
+    struct mpmc_slot *slot;
+    enum mpmc_result result = mpmc_fill_at(member, at, &slot, data, length);
+    if (result != MPMC_OK)
+        return result;
+    bool ours = mpmc_publish(&member->ring, slot, *at);
     FAULT(4);
     mpmc_notify_sleepers(member, MPMC_GET);
     return ours ? MPMC_OK : MPMC_BROKEN;
@@ -100,24 +116,103 @@ static inline enum mpmc_result mpmc_peek(struct mpmc_member *member, uint64_t *a
 }
 
 /* Take the peeked message into `out`.  False if somebody else did: peek again. */
-static inline bool mpmc_get_at(struct mpmc_member *member, uint64_t at, void *out,
-                               uint32_t length)
+__attribute__((always_inline)) static inline bool
+mpmc_copy_at(struct mpmc_member *member, struct mpmc_slot *slot, uint64_t at, void *out,
+             uint32_t length)
 {
-    struct mpmc *ring = &member->ring;
-    if (!mpmc_take(ring, at))
+    if (!mpmc_take(&member->ring, slot, at))
         return false;
-    mpmc_notify_sleepers(member, MPMC_PUT);
-    memcpy(out, mpmc_slot(ring, at)->data, length);
+    memcpy(out, slot->data, length);
     if (member->receiving != NULL)
         member->receiving(member, out, length);
     FAULT(6);
-    mpmc_free(ring, at);
+    return true;
+}
+
+static inline bool mpmc_get_at(struct mpmc_member *member, uint64_t at, void *out,
+                               uint32_t length)
+{
+    struct mpmc_slot *slot = mpmc_slot(&member->ring, at);
+    if (!mpmc_copy_at(member, slot, at, out, length))
+        return false;
+    mpmc_free(&member->ring, slot, at);
     FAULT(7);
     mpmc_notify_sleepers(member, MPMC_PUT);
     return true;
 }
 
+/* ---- one message of a run ---------------------------------------------------------- */
+
+/* A run: consecutive messages of one call, each complete before the next is begun. */
+struct run {
+    uint64_t at;   /* where the next one is looked for */
+    uint64_t last; /* of ours */
+    uint64_t done;
+    enum mpmc_result result; /* what ended it */
+};
+
+static inline struct run mpmc_run(const struct mpmc_member *member, enum mpmc_side side)
+{
+    return (struct run){.at = mpmc_index(&member->ring, side)};
+}
+
+static inline void mpmc_run_goes_on(struct run *run)
+{
+    run->last = run->at++;
+    run->done++;
+}
+
+static inline bool mpmc_run_put(struct mpmc_member *member, struct run *run, const void *data,
+                                uint32_t length)
+{
+    struct mpmc_slot *slot;
+    run->result = mpmc_fill_at(member, &run->at, &slot, data, length);
+    if (run->result != MPMC_OK)
+        return false;
+    bool ours = mpmc_publish_in_run(&member->ring, slot, run->at);
+    FAULT(4);
+    if (!ours) {
+        run->result = MPMC_BROKEN;
+        return false;
+    }
+    mpmc_run_goes_on(run);
+    mpmc_notify_sleepers(member, MPMC_GET);
+    return true;
+}
+
+/* False if somebody else took the message: peek again. */
+static inline bool mpmc_run_get(struct mpmc_member *member, struct run *run, void *out,
+                                uint32_t length)
+{
+    struct mpmc_slot *slot = mpmc_slot(&member->ring, run->at);
+    if (!mpmc_copy_at(member, slot, run->at, out, length))
+        return false;
+    mpmc_free_in_run(&member->ring, slot, run->at);
+    FAULT(7);
+    mpmc_run_goes_on(run);
+    mpmc_notify_sleepers(member, MPMC_PUT);
+    return true;
+}
+
+/* What a run owes: the index, its count, and a look for those who went to sleep since. */
+static inline void mpmc_run_end(struct mpmc_member *member, enum mpmc_side side,
+                                const struct run *run)
+{
+    mpmc_advance(&member->ring, side, run->at);
+    if (run->done == 0)
+        return;
+    mpmc_run_over(&member->ring, run->last);
+    mpmc_notify_sleepers(member, side == MPMC_PUT ? MPMC_GET : MPMC_PUT);
+    mpmc_count(member, side, run->done);
+}
+
 /* ---- single calls ---------------------------------------------------------------- */
+
+static inline void mpmc_done_alone(struct mpmc_member *member, enum mpmc_side side, uint64_t at)
+{
+    mpmc_advance(&member->ring, side, at + 1);
+    mpmc_count(member, side, 1);
+}
 
 /* Where a call that would block stopped is in `*at`. */
 static inline enum mpmc_result mpmc_put(struct mpmc_member *member, uint64_t *at,
@@ -125,11 +220,18 @@ static inline enum mpmc_result mpmc_put(struct mpmc_member *member, uint64_t *at
 {
     *at = mpmc_index(&member->ring, MPMC_PUT);
     enum mpmc_result result = mpmc_put_at(member, at, data, length);
-    if (result == MPMC_OK) {
-        mpmc_advance(&member->ring, MPMC_PUT, *at + 1);
-        mpmc_count(member, MPMC_PUT, 1);
-    }
+    if (result == MPMC_OK)
+        mpmc_done_alone(member, MPMC_PUT, *at);
     return result;
+}
+
+static inline bool mpmc_get_alone(struct mpmc_member *member, uint64_t at, void *out,
+                                  uint32_t length)
+{
+    if (!mpmc_get_at(member, at, out, length))
+        return false;
+    mpmc_done_alone(member, MPMC_GET, at);
+    return true;
 }
 
 /* `out` holds slot_size bytes. */
@@ -140,11 +242,7 @@ static inline enum mpmc_result mpmc_get(struct mpmc_member *member, uint64_t *at
     enum mpmc_result result;
     do
         result = mpmc_peek(member, at, length);
-    while (result == MPMC_OK && !mpmc_get_at(member, *at, out, *length));
-    if (result == MPMC_OK) {
-        mpmc_advance(&member->ring, MPMC_GET, *at + 1);
-        mpmc_count(member, MPMC_GET, 1);
-    }
+    while (result == MPMC_OK && !mpmc_get_alone(member, *at, out, *length));
     return result;
 }
 
@@ -187,7 +285,8 @@ static inline bool mpmc_stall_due(struct stall *stall, uint64_t word)
 
 /* A call found slot `at` in somebody's hands: if he is dead, settle what he left.
  * True if it is worth trying again at once. */
-static inline bool mpmc_unstall(struct mpmc_member *member, enum mpmc_side side, uint64_t at)
+__attribute__((cold)) static inline bool mpmc_unstall(struct mpmc_member *member,
+                                                      enum mpmc_side side, uint64_t at)
 {
     struct mpmc *ring = &member->ring;
     uint64_t word = load64_acquire(&mpmc_slot(ring, at)->word);
@@ -224,12 +323,12 @@ static inline enum mpmc_result mpmc_get_unstalling(struct mpmc_member *member, u
     return result;
 }
 
-/* How long one sleep may last: short while somebody works on the slot we need. */
+/* How long to wait before the next try: not long while somebody works on the slot. */
 static inline uint64_t mpmc_slice_ns(const struct mpmc_member *member, enum mpmc_side side,
                                      enum mpmc_result result)
 {
     if (result != MPMC_STALLED)
-        return 1000000000u;
+        return SLEEP_MAX_NS;
     return mpmc_stall_age(&member->stall[side], now_ns());
 }
 

@@ -41,6 +41,29 @@ bool py_barrier_join(void);
 /* False once a sandbox has said that its filter minds. */
 bool py_barrier_may(void);
 
+/* The arguments of a fast call by their names; missing ones stay NULL. */
+static inline bool py_arguments(const char *const names[2], int required, PyObject *out[2],
+                                PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t keywords = kwnames == NULL ? 0 : PyTuple_Size(kwnames);
+    out[0] = nargs > 0 ? args[0] : NULL;
+    out[1] = nargs > 1 ? args[1] : NULL;
+    bool ok = nargs <= (names[1] != NULL ? 2 : 1);
+    for (Py_ssize_t i = 0; i < keywords && ok; i++) {
+        PyObject *key = PyTuple_GetItem(kwnames, i);
+        int slot = PyUnicode_CompareWithASCIIString(key, names[0]) == 0 ? 0 : 1;
+        ok = names[slot] != NULL && PyUnicode_CompareWithASCIIString(key, names[slot]) == 0 &&
+             out[slot] == NULL;
+        if (ok)
+            out[slot] = args[nargs + i];
+    }
+    if (ok && (required == 0 || out[0] != NULL))
+        return true;
+    PyErr_Format(PyExc_TypeError, "the arguments are %s%s%s%s", names[0],
+                 required ? "" : " (optional)", names[1] ? ", " : "", names[1] ? names[1] : "");
+    return false;
+}
+
 int py_add_barrier(PyObject *module);
 int py_add_view(PyObject *module);
 int py_add_xen(PyObject *module);

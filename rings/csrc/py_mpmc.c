@@ -278,13 +278,14 @@ PyDoc_STRVAR(arm_put_doc,
 #define NOARGS(name) {#name, (PyCFunction)member_##name, METH_NOARGS, name##_doc}
 #define ONE(name) {#name, (PyCFunction)member_##name, METH_O, name##_doc}
 #define VARARGS(name) {#name, (PyCFunction)member_##name, METH_VARARGS, name##_doc}
-#define KEYWORDS(name) {#name, (PyCFunction)member_##name, METH_VARARGS | METH_KEYWORDS, name##_doc}
+#define FAST(name)                                                                          \
+    {#name, (PyCFunction)(void (*)(void))member_##name, METH_FASTCALL | METH_KEYWORDS, name##_doc}
 
 #define PUT_METHODS                                                                         \
-    ONE(try_put), KEYWORDS(put), ONE(put_many), VARARGS(put_records), NOARGS(put_fileno),   \
+    ONE(try_put), FAST(put), ONE(put_many), VARARGS(put_records), NOARGS(put_fileno),   \
         NOARGS(arm_put)
 #define GET_METHODS                                                                         \
-    NOARGS(try_get), KEYWORDS(get), ONE(get_many), VARARGS(get_records), NOARGS(get_fileno), \
+    NOARGS(try_get), FAST(get), ONE(get_many), VARARGS(get_records), NOARGS(get_fileno), \
         NOARGS(arm_get)
 #define ALL_METHODS                                                                         \
     NOARGS(recover), {"shutdown", (PyCFunction)member_shut_down, METH_VARARGS | METH_KEYWORDS,     \

@@ -26,13 +26,6 @@ struct change {
     uint64_t seen;
 };
 
-/* A run of messages: its cursor, and what ended it. */
-struct run {
-    uint64_t at;
-    Py_ssize_t done;
-    enum mpmc_result result;
-};
-
 /* py_mpmc.c */
 int member_rejoin(Mpmc *self);
 int member_closed(void);
@@ -65,13 +58,13 @@ PyObject *member_arm_get(Mpmc *self, PyObject *unused);
 
 /* py_mpmc_put.c */
 PyObject *member_try_put(Mpmc *self, PyObject *message);
-PyObject *member_put(Mpmc *self, PyObject *args, PyObject *kwargs);
+PyObject *member_put(Mpmc *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *member_put_many(Mpmc *self, PyObject *messages);
 PyObject *member_put_records(Mpmc *self, PyObject *args);
 
 /* py_mpmc_get.c */
 PyObject *member_try_get(Mpmc *self, PyObject *unused);
-PyObject *member_get(Mpmc *self, PyObject *args, PyObject *kwargs);
+PyObject *member_get(Mpmc *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *member_get_many(Mpmc *self, PyObject *limit);
 PyObject *member_get_records(Mpmc *self, PyObject *args);
 
@@ -82,26 +75,11 @@ static inline int member_check(Mpmc *self)
     return self->forks == py_fork_count() ? 0 : member_rejoin(self);
 }
 
-static inline bool run_goes_on(struct run *run)
-{
-    if (run->result != MPMC_OK)
-        return false;
-    run->at++;
-    run->done++;
-    return true;
-}
-
-static inline void run_end(Mpmc *self, enum mpmc_side side, const struct run *run)
-{
-    mpmc_advance(&self->member.ring, side, run->at);
-    mpmc_count(&self->member, side, (uint64_t)run->done);
-}
-
 /* What a finished run returns: its count, or the error that came before any. */
 static inline PyObject *run_count(const struct run *run)
 {
     return run->done == 0 && run->result < 0 ? member_raise(run->result)
-                                             : PyLong_FromSsize_t(run->done);
+                                             : PyLong_FromUnsignedLongLong(run->done);
 }
 
 #endif

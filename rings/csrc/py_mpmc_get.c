@@ -1,7 +1,7 @@
 /* Getting messages out of an MPMC ring: one, many, and records of one buffer. */
 #include "py_mpmc.h"
 
-static enum mpmc_result peek_run(Mpmc *self, struct run *run, uint32_t *length)
+static inline enum mpmc_result peek_run(Mpmc *self, struct run *run, uint32_t *length)
 {
     do
         run->result = mpmc_peek(&self->member, &run->at, length);
@@ -20,16 +20,23 @@ static PyObject *bytes_of(PyObject **spare, uint32_t length)
     return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
 }
 
-/* The next message of a run, or NULL: `run->result` says why, or an error is set. */
-static PyObject *get_run(Mpmc *self, struct run *run)
+static inline bool take(Mpmc *self, struct run *run, bool alone, void *out, uint32_t length)
+{
+    return alone ? mpmc_get_alone(&self->member, run->at, out, length)
+                 : mpmc_run_get(&self->member, run, out, length);
+}
+
+/* The next message of a run, or one alone, or NULL: `run->result` says why, or an error
+ * is set. */
+static inline PyObject *get_run(Mpmc *self, struct run *run, bool alone)
 {
     PyObject *spare = NULL;
-    uint32_t length;
+    uint32_t length = 0;
     while (peek_run(self, run, &length) == MPMC_OK) {
         PyObject *bytes = bytes_of(&spare, length);
         if (bytes == NULL)
             return NULL;
-        if (mpmc_get_at(&self->member, run->at, PyBytes_AsString(bytes), length))
+        if (take(self, run, alone, PyBytes_AsString(bytes), length))
             return bytes;
         spare = bytes;
     }
@@ -39,13 +46,8 @@ static PyObject *get_run(Mpmc *self, struct run *run)
 
 static PyObject *get_once(Mpmc *self, struct run *run)
 {
-    *run = (struct run){.at = mpmc_index(&self->member.ring, MPMC_GET)};
-    PyObject *message = get_run(self, run);
-    if (message != NULL) {
-        run_goes_on(run);
-        run_end(self, MPMC_GET, run);
-    }
-    return message;
+    *run = mpmc_run(&self->member, MPMC_GET);
+    return get_run(self, run, true);
 }
 
 PyObject *member_try_get(Mpmc *self, PyObject *unused)
@@ -73,13 +75,13 @@ static PyObject *get_waiting(Mpmc *self, uint64_t deadline_ns)
     }
 }
 
-PyObject *member_get(Mpmc *self, PyObject *args, PyObject *kwargs)
+PyObject *member_get(Mpmc *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static char *names[] = {"timeout", NULL};
-    PyObject *timeout = NULL;
+    static const char *const names[2] = {"timeout", NULL};
+    PyObject *given[2];
     uint64_t deadline_ns;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O", names, &timeout) ||
-        py_deadline(timeout, &deadline_ns) < 0 || member_check(self) < 0)
+    if (!py_arguments(names, 0, given, args, nargs, kwnames) ||
+        py_deadline(given[0], &deadline_ns) < 0 || member_check(self) < 0)
         return NULL;
     return get_waiting(self, deadline_ns);
 }
@@ -87,15 +89,15 @@ PyObject *member_get(Mpmc *self, PyObject *args, PyObject *kwargs)
 static PyObject *get_list(Mpmc *self, Py_ssize_t count, struct run *run)
 {
     PyObject *list = PyList_New(count);
-    while (list != NULL && run->done < count) {
-        PyObject *message = get_run(self, run);
+    Py_ssize_t got = 0;
+    for (; list != NULL && got < count; got++) {
+        PyObject *message = get_run(self, run, false);
         if (message == NULL)
             break;
-        PyList_SetItem(list, run->done, message);
-        run_goes_on(run);
+        PyList_SetItem(list, got, message);
     }
-    if (list != NULL && run->done < count)
-        PyList_SetSlice(list, run->done, count, NULL);
+    if (list != NULL && got < count)
+        PyList_SetSlice(list, got, count, NULL);
     return list;
 }
 
@@ -109,9 +111,9 @@ PyObject *member_get_many(Mpmc *self, PyObject *limit)
     Py_ssize_t size = (Py_ssize_t)mpmc_size(&self->member.ring);
     if (count > size)
         count = size ? size : 1;
-    struct run run = {.at = mpmc_index(&self->member.ring, MPMC_GET)};
+    struct run run = mpmc_run(&self->member, MPMC_GET);
     PyObject *list = get_list(self, count, &run);
-    run_end(self, MPMC_GET, &run);
+    mpmc_run_end(&self->member, MPMC_GET, &run);
     if (list == NULL || run.done > 0)
         PyErr_Clear();
     if (list != NULL && run.done == 0 && (run.result < 0 || PyErr_Occurred())) {
@@ -137,11 +139,10 @@ static int get_into(Mpmc *self, struct run *run, Py_buffer *out, Py_ssize_t size
         }
         if ((Py_ssize_t)length != size)
             return 0;
-        if (!mpmc_get_at(&self->member, run->at, record, length))
+        if (!mpmc_run_get(&self->member, run, record, length))
             continue;
         record += size;
         left--;
-        run_goes_on(run);
     }
     return 0;
 }
@@ -156,9 +157,9 @@ PyObject *member_get_records(Mpmc *self, PyObject *args)
         PyBuffer_Release(&records);
         return NULL;
     }
-    struct run run = {.at = mpmc_index(&self->member.ring, MPMC_GET)};
+    struct run run = mpmc_run(&self->member, MPMC_GET);
     int rc = get_into(self, &run, &records, size);
-    run_end(self, MPMC_GET, &run);
+    mpmc_run_end(&self->member, MPMC_GET, &run);
     PyBuffer_Release(&records);
     return rc < 0 ? NULL : run_count(&run);
 }

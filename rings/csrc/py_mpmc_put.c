@@ -1,17 +1,32 @@
 /* Putting messages into an MPMC ring: one, many, and records of one buffer. */
 #include "py_mpmc.h"
 
+/* Exact bytes need no export, and run no Python. */
+static inline int take_buffer(PyObject *message, Py_buffer *data)
+{
+    if (!PyBytes_CheckExact(message))
+        return PyObject_GetBuffer(message, data, PyBUF_SIMPLE);
+    data->obj = NULL;
+    return PyBytes_AsStringAndSize(message, (char **)&data->buf, &data->len);
+}
+
+static inline void give_buffer(Py_buffer *data)
+{
+    if (data->obj != NULL)
+        PyBuffer_Release(data);
+}
+
 /* Reading a message may run Python, which may close us: look at both, in this order. */
 static int take_open(Mpmc *self, PyObject *message, Py_buffer *data)
 {
-    if (PyObject_GetBuffer(message, data, PyBUF_SIMPLE) < 0)
+    if (take_buffer(message, data) < 0)
         return -1;
     if (member_check(self) == 0) {
         if (data->len <= (Py_ssize_t)self->member.ring.slot_size)
             return 0;
         member_too_long(self, data->len);
     }
-    PyBuffer_Release(data);
+    give_buffer(data);
     return -1;
 }
 
@@ -23,7 +38,7 @@ PyObject *member_try_put(Mpmc *self, PyObject *message)
     uint64_t at;
     enum mpmc_result result =
         mpmc_put_unstalling(&self->member, &at, data.buf, (uint32_t)data.len);
-    PyBuffer_Release(&data);
+    give_buffer(&data);
     return result < 0 ? member_raise(result) : PyBool_FromLong(result == MPMC_OK);
 }
 
@@ -44,25 +59,27 @@ static int put_waiting(Mpmc *self, const Py_buffer *data, uint64_t deadline_ns)
     }
 }
 
-PyObject *member_put(Mpmc *self, PyObject *args, PyObject *kwargs)
+PyObject *member_put(Mpmc *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static char *names[] = {"message", "timeout", NULL};
-    PyObject *message, *timeout = NULL;
+    static const char *const names[2] = {"message", "timeout"};
+    PyObject *given[2];
     uint64_t deadline_ns;
     Py_buffer data;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O", names, &message, &timeout) ||
-        py_deadline(timeout, &deadline_ns) < 0 || take_open(self, message, &data) < 0)
+    if (!py_arguments(names, 1, given, args, nargs, kwnames) ||
+        py_deadline(given[1], &deadline_ns) < 0 || take_open(self, given[0], &data) < 0)
         return NULL;
     int rc = put_waiting(self, &data, deadline_ns);
-    PyBuffer_Release(&data);
+    give_buffer(&data);
     return rc < 0 ? NULL : py_none();
 }
 
-static void put_run(Mpmc *self, struct run *run, const Py_buffer *data)
+static inline bool put_run(Mpmc *self, struct run *run, const void *data, uint32_t length)
 {
     do
-        run->result = mpmc_put_at(&self->member, &run->at, data->buf, (uint32_t)data->len);
+        if (mpmc_run_put(&self->member, run, data, length))
+            return true;
     while (run->result == MPMC_STALLED && mpmc_unstall(&self->member, MPMC_PUT, run->at));
+    return false;
 }
 
 /* Messages are read one by one: reading one may run Python, with no slot in hand. */
@@ -76,9 +93,9 @@ static int put_sequence(Mpmc *self, PyObject *messages, struct run *run)
         Py_XDECREF(message);
         if (rc < 0)
             return -1;
-        put_run(self, run, &data);
-        PyBuffer_Release(&data);
-        if (!run_goes_on(run))
+        bool went = put_run(self, run, data.buf, (uint32_t)data.len);
+        give_buffer(&data);
+        if (!went)
             return 0;
     }
     return count < 0 ? -1 : 0;
@@ -91,11 +108,11 @@ PyObject *member_put_many(Mpmc *self, PyObject *messages)
     PyObject *sequence = PySequence_Tuple(messages);
     if (sequence == NULL)
         return NULL;
-    struct run run = {.at = mpmc_index(&self->member.ring, MPMC_PUT)};
+    struct run run = mpmc_run(&self->member, MPMC_PUT);
     int rc = put_sequence(self, sequence, &run);
     Py_DECREF(sequence);
     if (!self->closed)
-        run_end(self, MPMC_PUT, &run);
+        mpmc_run_end(&self->member, MPMC_PUT, &run);
     if (rc < 0 && run.done == 0)
         return NULL;
     PyErr_Clear();
@@ -112,15 +129,11 @@ PyObject *member_put_records(Mpmc *self, PyObject *args)
         PyBuffer_Release(&records);
         return NULL;
     }
-    struct run run = {.at = mpmc_index(&self->member.ring, MPMC_PUT)};
-    Py_buffer record = {.buf = records.buf, .len = size};
-    for (Py_ssize_t left = records.len / size; left > 0; left--) {
-        put_run(self, &run, &record);
-        if (!run_goes_on(&run))
-            break;
-        record.buf = (char *)record.buf + size;
-    }
-    run_end(self, MPMC_PUT, &run);
+    struct run run = mpmc_run(&self->member, MPMC_PUT);
+    const char *record = records.buf, *end = record + records.len;
+    while (record < end && put_run(self, &run, record, (uint32_t)size))
+        record += size;
+    mpmc_run_end(&self->member, MPMC_PUT, &run);
     PyBuffer_Release(&records);
     return run_count(&run);
 }

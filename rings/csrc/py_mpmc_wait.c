@@ -65,7 +65,9 @@ struct wait_for {
     Mpmc *self;
     enum mpmc_side side;
     const struct change *change; /* wait for this, not for a slot; or NULL */
+    bool stalled;      /* it began on a slot in somebody's hands: that is no news */
     int epoll_fd;
+    uint64_t slice_ns; /* of the next sleep */
 };
 
 static int64_t look(void *context)
@@ -80,19 +82,33 @@ static int64_t look(void *context)
     enum mpmc_result result = member_state(wait->self, wait->side, &at);
     if (result == MPMC_WOULD_BLOCK)
         return shut != 0;
-    if (result == MPMC_STALLED)
+    if (result == MPMC_STALLED && wait->stalled)
         return wait->side == MPMC_PUT ? shut != 0 : (shut & SHUT_GETS) != 0;
     return result;
 }
 
-/* Forget old wake-ups, announce, look again: a wake-up after this is kept for us. */
+/* A wake-up after this is kept for us. */
 static int64_t final_check(void *context)
 {
     struct wait_for *wait = context;
-    struct epoll_event event;
-    epoll_wait(wait->epoll_fd, &event, 1, 0);
     mpmc_announce(&wait->self->member.ring, wait->side);
     return look(wait);
+}
+
+/* Sleep on our epoll, which forgets a wake-up as it tells of it; an old one costs a turn. */
+static enum wait_result sleep_woken(void *context, uint64_t deadline_ns)
+{
+    struct wait_for *wait = context;
+    struct epoll_event event;
+    uint64_t now = now_ns();
+    if (now >= deadline_ns)
+        return WAIT_TIMED_OUT;
+    uint64_t left = deadline_ns - now < wait->slice_ns ? deadline_ns - now : wait->slice_ns;
+    int woken = epoll_wait(wait->epoll_fd, &event, 1, (int)((left + 999999) / 1000000));
+    if (woken == 0 && wait->slice_ns < SLEEP_MAX_NS)
+        wait->slice_ns *= 2;
+    int64_t ready = look(wait);
+    return ready != 0 ? wait_verdict(ready) : WAIT_INTERRUPTED;
 }
 
 /* Edge-triggered: every notification wakes every sleeper, and none can use up
@@ -116,20 +132,23 @@ static int member_wake_fd(Mpmc *self, enum mpmc_side side)
 }
 
 /* One sleep, with an epoll that no other thread sleeps on. */
-static int sleep_once(Mpmc *self, enum mpmc_side side, const struct change *change,
-                      uint64_t deadline_ns)
+static int sleep_once(struct wait_for *wait, uint64_t deadline_ns)
 {
+    Mpmc *self = wait->self;
+    enum mpmc_side side = wait->side;
     bool shared = self->wake_taken[side];
-    struct wait_for wait = {.self = self, .side = side, .change = change};
-    wait.epoll_fd = shared ? open_wake_fd(self->member.event_fd[side]) : member_wake_fd(self, side);
-    if (wait.epoll_fd < 0)
+    wait->slice_ns = SLEEP_MIN_NS;
+    wait->epoll_fd = shared ? open_wake_fd(self->member.event_fd[side])
+                            : member_wake_fd(self, side);
+    if (wait->epoll_fd < 0)
         return -1;
     struct waiter waiter = {
-        .ring = &wait,
+        .ring = wait,
         .look = look,
         .final_check = final_check,
+        .sleep = sleep_woken,
         .spin = &self->spin[side],
-        .event_fd = wait.epoll_fd,
+        .event_fd = -1,
         .hangup_fd = -1,
     };
     self->wake_taken[side] = true;
@@ -137,17 +156,17 @@ static int sleep_once(Mpmc *self, enum mpmc_side side, const struct change *chan
     int result = py_wait(&waiter, deadline_ns);
     self->waiting--;
     if (shared)
-        close(wait.epoll_fd);
+        close(wait->epoll_fd);
     else
         self->wake_taken[side] = false;
     return result;
 }
 
 /* One sleep of a call that goes on afterwards: 0, or -1 raised. */
-static int sleep_open(Mpmc *self, enum mpmc_side side, const struct change *change,
-                      uint64_t until_ns, uint64_t deadline_ns)
+static int sleep_open(struct wait_for *wait, uint64_t until_ns, uint64_t deadline_ns)
 {
-    int woken = sleep_once(self, side, change, until_ns < deadline_ns ? until_ns : deadline_ns);
+    Mpmc *self = wait->self;
+    int woken = sleep_once(wait, until_ns < deadline_ns ? until_ns : deadline_ns);
     if (self->closed && self->waiting == 0 && self->ring != NULL)
         member_tear_down(self);
     return woken < 0 ? -1 : member_check(self);
@@ -156,19 +175,23 @@ static int sleep_open(Mpmc *self, enum mpmc_side side, const struct change *chan
 int member_wait(Mpmc *self, enum mpmc_side side, enum mpmc_result result,
                      uint64_t deadline_ns)
 {
-    uint64_t now = now_ns(), slice = now + mpmc_slice_ns(&self->member, side, result);
+    bool stalled = result == MPMC_STALLED;
+    struct wait_for wait = {.self = self, .side = side, .stalled = stalled};
+    uint64_t now = now_ns();
     if (now >= deadline_ns) {
         member_timed_out(self, side, result);
         return -1;
     }
-    return sleep_open(self, side, NULL, slice, deadline_ns);
+    uint64_t slice_ns = mpmc_slice_ns(&self->member, side, result);
+    return sleep_open(&wait, stalled ? now + slice_ns : NO_DEADLINE, deadline_ns);
 }
 
 int member_wait_change(Mpmc *self, const struct change *change, uint64_t slice_ns,
                        uint64_t deadline_ns)
 {
+    struct wait_for wait = {.self = self, .side = MPMC_PUT, .change = change};
     uint64_t now = now_ns();
-    return now >= deadline_ns ? 0 : sleep_open(self, MPMC_PUT, change, now + slice_ns, deadline_ns);
+    return now >= deadline_ns ? 0 : sleep_open(&wait, now + slice_ns, deadline_ns);
 }
 
 /* ---- sleeping elsewhere (an event loop) -------------------------------------------- */
@@ -182,9 +205,11 @@ static PyObject *side_fileno(Mpmc *self, enum mpmc_side side)
 
 PyObject *member_arm(Mpmc *self, enum mpmc_side side, const struct change *change)
 {
-    struct wait_for wait = {.self = self, .side = side, .change = change};
+    struct wait_for wait = {.self = self, .side = side, .change = change, .stalled = true};
     if (member_check(self) < 0 || (wait.epoll_fd = member_wake_fd(self, side)) < 0)
         return NULL;
+    struct epoll_event event;
+    epoll_wait(wait.epoll_fd, &event, 1, 0); /* forget what has been acted upon */
     if (final_check(&wait) != 0)
         return PyFloat_FromDouble(0.0);
     uint64_t at;

@@ -136,29 +136,6 @@ static inline void spsc_done(struct py_spsc *self, uint32_t messages, bool tell)
         spsc_settle(self, tell);
 }
 
-/* The arguments of a fast call by their names; missing ones stay NULL. */
-static inline bool spsc_arguments(const char *const names[2], int required, PyObject *out[2],
-                                  PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    Py_ssize_t keywords = kwnames == NULL ? 0 : PyTuple_Size(kwnames);
-    out[0] = nargs > 0 ? args[0] : NULL;
-    out[1] = nargs > 1 ? args[1] : NULL;
-    bool ok = nargs <= (names[1] != NULL ? 2 : 1);
-    for (Py_ssize_t i = 0; i < keywords && ok; i++) {
-        PyObject *key = PyTuple_GetItem(kwnames, i);
-        int slot = PyUnicode_CompareWithASCIIString(key, names[0]) == 0 ? 0 : 1;
-        ok = names[slot] != NULL && PyUnicode_CompareWithASCIIString(key, names[slot]) == 0 &&
-             out[slot] == NULL;
-        if (ok)
-            out[slot] = args[nargs + i];
-    }
-    if (ok && (required == 0 || out[0] != NULL))
-        return true;
-    PyErr_Format(PyExc_TypeError, "the arguments are %s%s%s%s", names[0],
-                 required ? "" : " (optional)", names[1] ? ", " : "", names[1] ? names[1] : "");
-    return false;
-}
-
 /* A timeout that is missing is 0: batches never wait unless asked to. */
 static inline bool spsc_waits(PyObject *timeout_s)
 {

@@ -86,7 +86,7 @@ PyObject *spsc_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObje
     static const char *const names[2] = {"timeout", NULL};
     struct py_spsc *self = (struct py_spsc *)op;
     PyObject *given[2];
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames))
+    if (!py_arguments(names, 0, given, args, nargs, kwnames))
         return NULL;
     int64_t ready = ready_later(self, 1, given[0]);
     if (ready > 0)
@@ -150,7 +150,7 @@ PyObject *spsc_get_many(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     struct py_spsc *self = (struct py_spsc *)op;
     PyObject *given[2];
     Py_ssize_t max;
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) || !parse_max(given[0], &max))
+    if (!py_arguments(names, 0, given, args, nargs, kwnames) || !parse_max(given[0], &max))
         return NULL;
     uint32_t want = max < (Py_ssize_t)self->end.units ? (uint32_t)max : self->end.units;
     if (want == 0 || self->end.records)
@@ -219,7 +219,7 @@ PyObject *spsc_get_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     static const char *const names[2] = {"buffer", "timeout"};
     PyObject *given[2];
     Py_buffer into;
-    if (!spsc_arguments(names, 1, given, args, nargs, kwnames) ||
+    if (!py_arguments(names, 1, given, args, nargs, kwnames) ||
         PyObject_GetBuffer(given[0], &into, PyBUF_WRITABLE) < 0)
         return NULL;
     Py_ssize_t copied = copy_into((struct py_spsc *)op, &into, given[1]);
@@ -246,7 +246,7 @@ PyObject *spsc_peek(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObj
     struct py_spsc *self = (struct py_spsc *)op;
     PyObject *given[2];
     uint32_t count;
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) ||
+    if (!py_arguments(names, 0, given, args, nargs, kwnames) ||
         !spsc_parse_count(given[0], &count))
         return NULL;
     int64_t ready = ready_later(self, count < self->end.units ? count : self->end.units, given[1]);
@@ -262,7 +262,7 @@ PyObject *spsc_try_peek(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     struct py_spsc *self = (struct py_spsc *)op;
     PyObject *given[2];
     uint32_t count;
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) ||
+    if (!py_arguments(names, 0, given, args, nargs, kwnames) ||
         !spsc_parse_count(given[0], &count))
         return NULL;
     int64_t ready = ready_now(self, count < self->end.units ? count : self->end.units);

@@ -117,7 +117,7 @@ PyObject *spsc_put(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObje
     PyObject *given[2];
     struct source source;
     uint32_t units;
-    if (!spsc_arguments(names, 1, given, args, nargs, kwnames) ||
+    if (!py_arguments(names, 1, given, args, nargs, kwnames) ||
         !open_source(given[0], &source))
         return NULL;
     int stored = put_now(self, &source, &units);
@@ -252,7 +252,7 @@ PyObject *spsc_put_many(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     static const char *const names[2] = {"data", "timeout"};
     struct py_spsc *self = (struct py_spsc *)op;
     PyObject *given[2];
-    if (!spsc_arguments(names, 1, given, args, nargs, kwnames))
+    if (!py_arguments(names, 1, given, args, nargs, kwnames))
         return NULL;
     int64_t count = put_any(self, given[0]);
     if (count == 0 && spsc_waits(given[1]) && how_many(given[0]) > 0) {
@@ -305,7 +305,7 @@ PyObject *spsc_claim(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
 {
     static const char *const names[2] = {"n", "timeout"};
     PyObject *given[2];
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames))
+    if (!py_arguments(names, 0, given, args, nargs, kwnames))
         return NULL;
     return claim_any((struct py_spsc *)op, given[0], true, given[1]);
 }
@@ -315,7 +315,7 @@ PyObject *spsc_try_claim(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 {
     static const char *const names[2] = {"n", NULL};
     PyObject *given[2];
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames))
+    if (!py_arguments(names, 0, given, args, nargs, kwnames))
         return NULL;
     return claim_any((struct py_spsc *)op, given[0], false, NULL);
 }

@@ -217,7 +217,7 @@ PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
     struct py_spsc *self = (struct py_spsc *)op;
     PyObject *given[2];
     uint64_t deadline_ns;
-    if (!spsc_arguments(names, 0, given, args, nargs, kwnames) || !spsc_usable(self) ||
+    if (!py_arguments(names, 0, given, args, nargs, kwnames) || !spsc_usable(self) ||
         py_deadline(given[0], &deadline_ns) < 0)
         return NULL;
     for (;;) {

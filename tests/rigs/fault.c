@@ -14,21 +14,11 @@ static void rig_fault(int point);
 #define FAULT(point) rig_fault(point)
 #define STALL_MIN_NS 20000u
 
-#include "rig.h"
+#include "fates.h"
 
-enum { WORKERS = 3, POINTS = 12, MESSAGES = 1 << 22, SLOTS = 8, STUCK_MS = 3000 };
-enum { ACKNOWLEDGED = 1, GOT = 2 };
+enum { WORKERS = 3, POINTS = 12, SLOTS = 8, STUCK_MS = 3000, RUN = 3 };
 
-struct shared {
-    shared_u64 moves; /* successful calls of all workers */
-    shared_u32 next[WORKERS];
-    shared_u32 kills[POINTS + 1];
-    shared_u32 torn;
-    shared_u32 twice;
-    _Atomic uint8_t fates[WORKERS][MESSAGES];
-};
-
-static struct shared *shared;
+static shared_u32 *kills_at;
 static struct rig rig;
 static struct mpmc_member member;
 static uint8_t in_hand[RIG_SLOT_SIZE];
@@ -40,11 +30,8 @@ static bool uncounted; /* its messages are no worker's */
 static void record(void)
 {
     uint32_t who, number;
-    if (!rig_whole(in_hand, in_hand_length, &who, &number) || who >= WORKERS ||
-        number >= MESSAGES)
-        atomic_fetch_add(&shared->torn, 1);
-    else if (atomic_fetch_or(&shared->fates[who][number], GOT) & GOT)
-        atomic_fetch_add(&shared->twice, 1);
+    bool whole = rig_whole(in_hand, in_hand_length, &who, &number);
+    number_was_got(whole, who, number);
 }
 
 /* Point 6 lies between copying a message and freeing its slot: it counts as got
@@ -53,35 +40,68 @@ static void rig_fault(int point)
 {
     if (point == 6 && !uncounted)
         record();
-    if ( fatal_count == 0 || (fatal_point != 0 && point != fatal_point))
+    if (fatal_count == 0 || (fatal_point != 0 && point != fatal_point))
         return;
     if (--fatal_count > 0)
         return;
-    atomic_fetch_add(&shared->kills[point], 1);
+    atomic_fetch_add(&kills_at[point], 1);
     kill(getpid(), SIGKILL);
 }
 
 static void put_next(uint32_t who)
 {
     uint8_t message[RIG_SLOT_SIZE];
-    uint32_t number = load_relaxed(&shared->next[who]);
-    if (number >= MESSAGES)
-        _exit(8);
-    uint32_t length = rig_fill(message, who, number);
-    /* Stored first: a killed call's number is never used again. */
-    store_relaxed(&shared->next[who], number + 1);
-    if (mpmc_put_unstalling(&member, &at, message, length) == MPMC_OK) {
-        atomic_fetch_or(&shared->fates[who][number], ACKNOWLEDGED);
-        atomic_fetch_add(&shared->moves, 1);
-    } else {
-        store_relaxed(&shared->next[who], number);
-    }
+    uint32_t number = take_number(who), length = rig_fill(message, who, number);
+    bool put = mpmc_put_unstalling(&member, &at, message, length) == MPMC_OK;
+    number_was_put(who, number, put);
+}
+
+static bool put_in_run(uint32_t who, struct run *run)
+{
+    uint8_t message[RIG_SLOT_SIZE];
+    uint32_t number = take_number(who), length = rig_fill(message, who, number);
+    return number_was_put(who, number, mpmc_run_put(&member, run, message, length));
+}
+
+static void put_some(uint32_t who)
+{
+    struct run run = mpmc_run(&member, MPMC_PUT);
+    while (run.done < RUN && put_in_run(who, &run))
+        ;
+    mpmc_run_end(&member, MPMC_PUT, &run);
+    if (run.result == MPMC_STALLED)
+        mpmc_unstall(&member, MPMC_PUT, run.at);
 }
 
 static void get_next(void)
 {
     if (mpmc_get_unstalling(&member, &at, in_hand, &in_hand_length) == MPMC_OK)
-        atomic_fetch_add(&shared->moves, 1);
+        atomic_fetch_add(&fates->moves, 1);
+}
+
+static void get_some(void)
+{
+    struct run run = mpmc_run(&member, MPMC_GET);
+    while (run.done < RUN) {
+        run.result = mpmc_peek(&member, &run.at, &in_hand_length);
+        if (run.result != MPMC_OK)
+            break;
+        if (mpmc_run_get(&member, &run, in_hand, in_hand_length))
+            atomic_fetch_add(&fates->moves, 1);
+    }
+    mpmc_run_end(&member, MPMC_GET, &run);
+    if (run.result == MPMC_STALLED)
+        mpmc_unstall(&member, MPMC_GET, run.at);
+}
+
+static void call(uint32_t which, uint32_t who)
+{
+    switch (which) {
+    case 0: put_next(who); break;
+    case 1: get_next(); break;
+    case 2: put_some(who); break;
+    default: get_some(); break;
+    }
 }
 
 static void work(uint32_t who, uint64_t seed, bool recovery)
@@ -95,10 +115,7 @@ static void work(uint32_t who, uint64_t seed, bool recovery)
     for (uint64_t i = 0;; i++) {
         if (i == 2000) /* a point that does not come by: any will do */
             fatal_point = 0, fatal_count = 1 + (int)(rig_random(&seed) % POINTS);
-        if (rig_random(&seed) & 1)
-            put_next(who);
-        else
-            get_next();
+        call(rig_random(&seed) & 3, who);
     }
 }
 
@@ -115,7 +132,7 @@ static pid_t start_worker(uint32_t who, uint64_t seed, bool recovery)
 /* Wait for any worker's death; 0 if nothing at all moved for too long. */
 static pid_t wait_for_death(void)
 {
-    uint64_t moves = load64(&shared->moves), idle_since = now_ns();
+    uint64_t moves = load64(&fates->moves), idle_since = now_ns();
     for (;;) {
         int status;
         pid_t pid = waitpid(-1, &status, WNOHANG);
@@ -123,8 +140,8 @@ static pid_t wait_for_death(void)
             _exit(WEXITSTATUS(status));
         if (pid != 0)
             return pid;
-        if (load64(&shared->moves) != moves)
-            moves = load64(&shared->moves), idle_since = now_ns();
+        if (load64(&fates->moves) != moves)
+            moves = load64(&fates->moves), idle_since = now_ns();
         if (now_ns() - idle_since > STUCK_MS * UINT64_C(1000000))
             return 0;
         usleep(20);
@@ -160,32 +177,6 @@ static bool kill_many(uint32_t kills, uint64_t seed, bool recovery)
     return true;
 }
 
-/* Every slot must hold a message again, lap after lap. */
-static bool capacity_is_whole(void)
-{
-    uncounted = true;
-    for (uint32_t lap = 0; lap < 3; lap++) {
-        uint32_t room = 0, full = 0, length;
-        uint8_t out[RIG_SLOT_SIZE];
-        while (room <= rig.nr_slots && mpmc_put(&member, &at, "x", 1) == MPMC_OK)
-            room++;
-        while (full <= rig.nr_slots && mpmc_get(&member, &at, out, &length) == MPMC_OK)
-            full++;
-        if (room != rig.nr_slots || full != rig.nr_slots)
-            return false;
-    }
-    return true;
-}
-
-static uint64_t count_missing(void)
-{
-    uint64_t missing = 0;
-    for (uint32_t who = 0; who < WORKERS; who++)
-        for (uint32_t i = 0; i < load_relaxed(&shared->next[who]) && i < MESSAGES; i++)
-            missing += atomic_load(&shared->fates[who][i]) == ACKNOWLEDGED;
-    return missing;
-}
-
 static void drain(void)
 {
     rig_join(&rig, &member);
@@ -197,13 +188,13 @@ static void drain(void)
 static int report(bool stuck)
 {
     uint64_t missing = count_missing(), in_doubt = rig_losses(&member.ring, true);
-    uint32_t torn = load_relaxed(&shared->torn), twice = load_relaxed(&shared->twice);
+    uint32_t torn = load_relaxed(&fates->torn), twice = load_relaxed(&fates->twice);
     printf("{\"moves\": %lu, \"torn\": %u, \"twice\": %u, \"missing\": %lu, \"in_doubt\": %lu, "
            "\"tombstones\": %lu, \"recovered\": %lu, \"stuck\": %d, \"points\": [",
-           load64(&shared->moves), torn, twice, missing, in_doubt,
+           load64(&fates->moves), torn, twice, missing, in_doubt,
            rig_losses(&member.ring, false), rig_deaths(&member.ring), stuck);
     for (int i = 1; i <= POINTS; i++)
-        printf("%s%u", i > 1 ? ", " : "", load_relaxed(&shared->kills[i]));
+        printf("%s%u", i > 1 ? ", " : "", load_relaxed(&kills_at[i]));
     printf("]}\n");
     if (stuck)
         return 2;
@@ -216,12 +207,11 @@ int main(int argc, char **argv)
         return 9;
     bool recovery = atoi(argv[4]);
     rig = rig_make(SLOTS, strtoull(argv[2], NULL, 0));
-    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-                  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (shared == MAP_FAILED)
-        rig_die("mmap");
+    fates = rig_share(sizeof *fates);
+    kills_at = rig_share((POINTS + 1) * sizeof *kills_at);
     bool stuck = !kill_many((uint32_t)atoi(argv[1]), strtoull(argv[3], NULL, 0), recovery);
     drain();
     int status = report(stuck);
-    return status == 0 && !capacity_is_whole() ? 1 : status;
+    uncounted = true;
+    return status == 0 && !capacity_is_whole(&member, in_hand) ? 1 : status;
 }

@@ -16,6 +16,7 @@ struct rig {
     size_t size;
     void *base;
     uint32_t nr_slots;
+    uint32_t slot_size;
 };
 
 static inline void rig_die(const char *what)
@@ -24,26 +25,31 @@ static inline void rig_die(const char *what)
     _exit(9);
 }
 
-static inline struct rig rig_make(uint32_t nr_slots, uint64_t start)
+static inline struct rig rig_make_of(uint32_t nr_slots, uint32_t slot_size, uint64_t start)
 {
-    struct rig rig = {.nr_slots = nr_slots};
+    struct rig rig = {.nr_slots = nr_slots, .slot_size = slot_size};
     struct mpmc ring;
-    rig.size = MPMC_SLOTS_OFFSET + nr_slots * mpmc_stride(RIG_SLOT_SIZE);
+    rig.size = MPMC_SLOTS_OFFSET + nr_slots * mpmc_stride(slot_size);
     rig.fd = memfd_create("rig", MFD_CLOEXEC);
     if (rig.fd < 0 || ftruncate(rig.fd, (off_t)rig.size) < 0)
         rig_die("memfd");
     rig.base = mmap(NULL, rig.size, PROT_READ | PROT_WRITE, MAP_SHARED, rig.fd, 0);
-    if (rig.base == MAP_FAILED || !mpmc_bind(&ring, rig.base, rig.size, nr_slots, RIG_SLOT_SIZE))
+    if (rig.base == MAP_FAILED || !mpmc_bind(&ring, rig.base, rig.size, nr_slots, slot_size))
         rig_die("ring");
     mpmc_init(&ring, start);
     return rig;
+}
+
+static inline struct rig rig_make(uint32_t nr_slots, uint64_t start)
+{
+    return rig_make_of(nr_slots, RIG_SLOT_SIZE, start);
 }
 
 static inline void rig_bind(const struct rig *rig, struct mpmc_member *member)
 {
     memset(member, 0, sizeof *member);
     member->lock_fd = member->event_fd[0] = member->event_fd[1] = -1;
-    if (!mpmc_bind(&member->ring, rig->base, rig->size, rig->nr_slots, RIG_SLOT_SIZE))
+    if (!mpmc_bind(&member->ring, rig->base, rig->size, rig->nr_slots, rig->slot_size))
         rig_die("bind");
 }
 

@@ -1,33 +1,44 @@
 /* Kill rig: two members stepped by single instructions, one killed in between.
  *
- * A makes i instructions of its call, B makes j of its own, A is killed, B goes on
+ * B makes j instructions of its call, A makes i of its own and is killed, B goes on
  * to the end of its call without recovery; then A is buried, the ring is drained,
- * every message accounted for, and two laps must find the whole capacity.
+ * every message accounted for, and two laps must find the whole capacity.  B begins:
+ * what it has loaded by then is what A's instructions make stale.
  *
- *   step SECONDS START SEED RECOVERY(0|1)    a random sample, for so long
- *   step all START STRIDE RECOVERY           every i and every STRIDEth j
+ *   step SECONDS START SEED RECOVERY(0|1)   a random sample, for so long
+ *   step all START STRIDE RUNS(0|1)         every i and every STRIDEth j: of calls with
+ *                                           one message, or with a run of them
+ *   step mix START FROM-TO ABF              every j from FROM below TO, of one mix: a
+ *                                           call of A (0 put, 1 get, 2 puts, 3 gets), one
+ *                                           of B, and the messages there before
  *
  * Exit status: 0 all good, 1 any failure (counted in the report), 9 rig trouble.
  */
+#include <sys/time.h>
+
 #include "rig.h"
 #include "trace.h"
 
 enum { SLOTS = 4, MAX_IDS = 64, OWN_ID = 50 };
-enum { PUT = 0, GET = 1 };
+enum { PUT = 0, GET = 1, PUT_RUN = 2, GET_RUN = 3, CALLS = 4, RUN = 2 };
 
 /* What a victim did, in shared memory: its parent reads it after the kill. */
 struct diary {
-    int result;
-    uint32_t length;
-    uint8_t message[RIG_SLOT_SIZE];
+    bool ended;
+    uint32_t done; /* messages of the call that are put or got */
+    uint32_t lengths[RUN];
+    uint8_t messages[RUN][RIG_SLOT_SIZE];
 };
+
+/* Of processor time, in one call that is not stepped to its end. */
+static const struct itimerval STUCK_AFTER = {.it_value = {.tv_usec = 200000}};
 
 struct counts {
     unsigned long injections, stuck, torn, twice, lost, in_doubt, tombstones;
 };
 
 struct plan {
-    int calls[2]; /* PUT or GET, of A and of B */
+    int calls[2]; /* of A and of B */
     uint32_t fill;
     int steps[2];
 };
@@ -37,16 +48,50 @@ static struct diary *diaries;
 static struct counts counts;
 static uint64_t at;
 
+static bool is_put(int call) { return call == PUT || call == PUT_RUN; }
+
+/* `volatile`: what is in the diary is what was done, at every instruction. */
+static void note(struct diary *diary, uint64_t done)
+{
+    *(volatile uint32_t *)&diary->done = (uint32_t)done;
+}
+
+static void put_run(struct mpmc_member *member, struct diary *diary)
+{
+    struct run run = mpmc_run(member, MPMC_PUT);
+    while (run.done < RUN &&
+           mpmc_run_put(member, &run, diary->messages[run.done], diary->lengths[run.done]))
+        note(diary, run.done);
+    mpmc_run_end(member, MPMC_PUT, &run);
+}
+
+static void get_run(struct mpmc_member *member, struct diary *diary)
+{
+    struct run run = mpmc_run(member, MPMC_GET);
+    uint32_t length;
+    while (run.done < RUN && mpmc_peek(member, &run.at, &length) == MPMC_OK) {
+        diary->lengths[run.done] = length;
+        if (mpmc_run_get(member, &run, diary->messages[run.done], length))
+            note(diary, run.done);
+    }
+    mpmc_run_end(member, MPMC_GET, &run);
+}
+
 static void call_once(struct mpmc_member *member, int call, uint32_t who)
 {
     struct diary *diary = &diaries[who];
-    uint8_t message[RIG_SLOT_SIZE];
-    uint32_t length = rig_fill(message, 0, OWN_ID + who);
+    for (uint32_t i = 0; i < RUN && is_put(call); i++)
+        diary->lengths[i] = rig_fill(diary->messages[i], 0, OWN_ID + RUN * who + i);
     trace_mark();
     if (call == PUT)
-        diary->result = mpmc_put(member, &at, message, length);
+        note(diary, mpmc_put(member, &at, diary->messages[0], diary->lengths[0]) == MPMC_OK);
+    else if (call == GET)
+        note(diary, mpmc_get(member, &at, diary->messages[0], &diary->lengths[0]) == MPMC_OK);
+    else if (call == PUT_RUN)
+        put_run(member, diary);
     else
-        diary->result = mpmc_get(member, &at, diary->message, &diary->length);
+        get_run(member, diary);
+    diary->ended = true;
     trace_mark();
 }
 
@@ -59,6 +104,7 @@ static pid_t start_victim(int call, uint32_t who)
     if (pid == 0) {
         struct mpmc_member member;
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        setitimer(ITIMER_PROF, &STUCK_AFTER, NULL);
         rig_join(&rig, &member);
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
             _exit(9);
@@ -68,6 +114,14 @@ static pid_t start_victim(int call, uint32_t who)
     if (next_stop(pid) != 2)
         rig_die("victim");
     return pid;
+}
+
+/* Let a victim end its call; false if it cannot. */
+static bool finish(pid_t pid)
+{
+    int status;
+    return ptrace(PTRACE_CONT, pid, NULL, NULL) == 0 && waitpid(pid, &status, 0) == pid &&
+           WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP;
 }
 
 static void fill_ring(struct mpmc_member *member, uint32_t fill)
@@ -111,18 +165,25 @@ static void count_lost(const struct plan *plan, const uint8_t *seen, uint64_t in
     for (uint32_t i = 0; i < plan->fill; i++)
         lost += seen[i] == 0;
     for (uint32_t who = 0; who < 2; who++)
-        lost += plan->calls[who] == PUT && diaries[who].result == MPMC_OK &&
-                seen[OWN_ID + who] == 0;
+        for (uint32_t i = 0; i < diaries[who].done && is_put(plan->calls[who]); i++)
+            lost += seen[OWN_ID + RUN * who + i] == 0;
     if (lost > in_doubt)
         counts.lost += lost - in_doubt;
+}
+
+static void account_got(const struct diary *diary, uint8_t *seen)
+{
+    for (uint32_t i = 0; i < diary->done; i++)
+        account(diary->messages[i], diary->lengths[i], seen);
 }
 
 /* A killed getter that is not in doubt has freed its slot or taken none: the copy
  * it made before freeing tells. */
 static void credit_copy(const struct diary *diary, uint8_t *seen)
 {
-    uint32_t who, number;
-    if (diary->length != 0 && rig_whole(diary->message, diary->length, &who, &number) &&
+    uint32_t who, number, i = diary->done;
+    if (i < RUN && diary->lengths[i] != 0 &&
+        rig_whole(diary->messages[i], diary->lengths[i], &who, &number) &&
         number < MAX_IDS && seen[number] == 0)
         seen[number] = 1;
 }
@@ -136,9 +197,10 @@ static void judge(const struct plan *plan, struct mpmc_member *member, bool reco
     uint64_t in_doubt = rig_losses(&member->ring, true);
     while (mpmc_get(member, &at, out, &length) == MPMC_OK)
         account(out, length, seen);
-    if (plan->calls[1] == GET && diaries[1].result == MPMC_OK)
-        account(diaries[1].message, diaries[1].length, seen);
-    if (plan->calls[0] == GET && in_doubt == 0)
+    for (uint32_t who = 0; who < 2; who++)
+        if (!is_put(plan->calls[who]))
+            account_got(&diaries[who], seen);
+    if (!is_put(plan->calls[0]) && in_doubt == 0)
         credit_copy(&diaries[0], seen);
     count_lost(plan, seen, in_doubt);
     counts.in_doubt += in_doubt;
@@ -158,10 +220,10 @@ static void inject(struct plan *plan, uint64_t start, bool recovery)
     rig_join(&rig, &member);
     fill_ring(&member, plan->fill);
     pid_t a = start_victim(plan->calls[0], 0), b = start_victim(plan->calls[1], 1);
-    plan->steps[0] = step(a, plan->steps[0]);
     plan->steps[1] = step(b, plan->steps[1]);
+    plan->steps[0] = step(a, plan->steps[0]);
     bury(a);
-    if (diaries[1].result == 0 && step(b, MAX_STEPS) == MAX_STEPS)
+    if (!diaries[1].ended && !finish(b))
         counts.stuck++;
     bury(b);
     judge(plan, &member, recovery);
@@ -181,30 +243,48 @@ static int call_length(struct plan plan, int who, uint64_t start)
 static void sample(double seconds, uint64_t start, uint64_t seed, bool recovery)
 {
     uint64_t until = now_ns() + (uint64_t)(seconds * 1e9);
-    int lengths[2];
-    for (int call = PUT; call <= GET; call++)
+    int lengths[CALLS];
+    for (int call = 0; call < CALLS; call++)
         lengths[call] = call_length((struct plan){{call, PUT}, 2, {0, 0}}, 0, start);
     while (now_ns() < until) {
         uint64_t bits = rig_random(&seed);
-        struct plan plan = {{(int)(bits & 1), (int)(bits >> 1 & 1)}, (bits >> 2) % 3 * 2, {0, 0}};
+        struct plan plan = {{bits & 3, bits >> 2 & 3}, (bits >> 4) % 3 * 2, {0, 0}};
         plan.steps[0] = (int)((bits >> 8) % (unsigned)lengths[plan.calls[0]]);
         plan.steps[1] = (int)((bits >> 24) % (unsigned)lengths[plan.calls[1]]);
         inject(&plan, start, recovery);
     }
 }
 
-static void every_pair(uint64_t start, int stride, bool recovery)
+/* All i with every `stride`th j, starting where i leaves off. */
+static void every_pair(struct plan plan, uint64_t start, int stride)
 {
-    for (uint32_t mix = 0; mix < 12; mix++) {
-        struct plan plan = {{(int)(mix & 1), (int)(mix >> 1 & 1)}, 2 * (mix >> 2), {0, 0}};
-        int a = call_length(plan, 0, start), b = call_length(plan, 1, start);
-        for (int i = 0; i <= a; i++)
-            for (int j = i % stride; j <= b; j += stride) {
-                plan.steps[0] = i;
-                plan.steps[1] = j;
-                inject(&plan, start, recovery);
-            }
-    }
+    int a = call_length(plan, 0, start), b = call_length(plan, 1, start);
+    for (int i = 0; i <= a; i++)
+        for (int j = i % stride; j <= b; j += stride) {
+            plan.steps[0] = i;
+            plan.steps[1] = j;
+            inject(&plan, start, true);
+        }
+}
+
+static void some_pairs(struct plan plan, uint64_t start, int from, int to)
+{
+    int a = call_length(plan, 0, start), b = call_length(plan, 1, start);
+    for (int j = from; j < to && j <= b; j++)
+        for (int i = 0; i <= a; i++) {
+            plan.steps[0] = i;
+            plan.steps[1] = j;
+            inject(&plan, start, true);
+        }
+}
+
+static void every_mix(uint64_t start, int stride, bool runs)
+{
+    for (int a = PUT; a <= GET; a++)
+        for (int b = PUT; b <= GET; b++)
+            for (uint32_t fill = 0; fill <= SLOTS; fill += 2)
+                every_pair((struct plan){{a + 2 * runs, b + 2 * runs}, fill, {0, 0}}, start,
+                           stride);
 }
 
 int main(int argc, char **argv)
@@ -217,8 +297,12 @@ int main(int argc, char **argv)
     if (diaries == MAP_FAILED)
         rig_die("mmap");
     trace_pin();
-    if (strcmp(argv[1], "all") == 0)
-        every_pair(start, atoi(argv[3]), atoi(argv[4]));
+    if (strcmp(argv[1], "mix") == 0)
+        some_pairs((struct plan){{argv[4][0] - '0', argv[4][1] - '0'},
+                                 (uint32_t)(argv[4][2] - '0'), {0, 0}},
+                   start, atoi(argv[3]), atoi(strchr(argv[3], '-') + 1));
+    else if (strcmp(argv[1], "all") == 0)
+        every_mix(start, atoi(argv[3]), atoi(argv[4]));
     else
         sample(atof(argv[1]), start, strtoull(argv[3], NULL, 0) | 1, atoi(argv[4]));
     printf("{\"injections\": %lu, \"stuck\": %lu, \"torn\": %lu, \"twice\": %lu, \"lost\": %lu, "

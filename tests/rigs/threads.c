@@ -14,7 +14,8 @@ static void rig_fault(int point);
 
 #include "rig.h"
 
-enum { WORKERS = 4, MAX_MESSAGES = 1 << 20, SLOTS = 8, CALL_POINTS = 7, GIVE_UP = 2000 };
+enum { WORKERS = 4, MAX_MESSAGES = 1 << 20, SLOTS = 8, CALL_POINTS = 7, GIVE_UP = 2000,
+       RUN = 3 };
 #define NOTHING UINT32_MAX
 
 static struct rig rig;
@@ -40,6 +41,17 @@ static void account(const uint8_t *message, uint32_t length)
     atomic_fetch_add(&received, 1);
 }
 
+static void get_some(void)
+{
+    uint8_t message[RIG_SLOT_SIZE];
+    uint32_t length;
+    struct run run = mpmc_run(&member, MPMC_GET);
+    while (run.done < RUN && mpmc_peek(&member, &run.at, &length) == MPMC_OK)
+        if (mpmc_run_get(&member, &run, message, length))
+            account(message, length);
+    mpmc_run_end(&member, MPMC_GET, &run);
+}
+
 static void get_one(void)
 {
     uint8_t message[RIG_SLOT_SIZE];
@@ -57,13 +69,41 @@ static bool put_one(uint32_t number)
     return mpmc_put(&member, &at, message, length) == MPMC_OK;
 }
 
-/* Put the number in hand, or a new one, as long as there are any. */
-static void put_next(uint32_t *in_hand)
+/* A number in hand, or a new one, as long as there are any. */
+static bool has_next(uint32_t *in_hand)
 {
     if (*in_hand == NOTHING && load_relaxed(&next_message) < messages)
         *in_hand = atomic_fetch_add(&next_message, 1);
-    if (*in_hand < messages && put_one(*in_hand))
+    return *in_hand < messages;
+}
+
+static void put_next(uint32_t *in_hand)
+{
+    if (has_next(in_hand) && put_one(*in_hand))
         *in_hand = NOTHING;
+}
+
+static void put_some(uint32_t *in_hand)
+{
+    uint8_t message[RIG_SLOT_SIZE];
+    struct run run = mpmc_run(&member, MPMC_PUT);
+    while (run.done < RUN && has_next(in_hand)) {
+        uint32_t length = rig_fill(message, 0, *in_hand);
+        if (!mpmc_run_put(&member, &run, message, length))
+            break;
+        *in_hand = NOTHING;
+    }
+    mpmc_run_end(&member, MPMC_PUT, &run);
+}
+
+static void call(uint32_t which, uint32_t *in_hand)
+{
+    switch (which) {
+    case 0: put_next(in_hand); break;
+    case 1: get_one(); break;
+    case 2: put_some(in_hand); break;
+    default: get_some(); break;
+    }
 }
 
 /* A thread's life; one that dies reports its membership to who joins it. */
@@ -93,10 +133,7 @@ static void *live(void *argument)
         if (i >= life->calls + GIVE_UP && in_hand == NOTHING)
             break;
         fatal_point = i >= life->calls ? life->fatal_point : 0;
-        if (rig_random(&life->seed) & 1)
-            put_next(&in_hand);
-        else
-            get_one();
+        call(rig_random(&life->seed) & 3, &in_hand);
     }
     owner_leave(&member.ring, -1);
     return NULL;
