@@ -321,6 +321,16 @@ def test_what_another_sweep_measured_is_kept(tmp_path):
     assert [cell["parameters"]["slots"] for cell in kept] == [64, 32]
 
 
+def test_the_file_concludes_from_all_of_its_cells(tmp_path):
+    path = tmp_path / "sweep.json"
+    cells = [Cell(slots=slots) for slots in (32, 64, 128, 256)]
+    Sweep(path=path).run(cells[1:], Told())
+    going_on = Sweep(path=path)
+    going_on.load()
+    going_on.run(cells[:1], Told())
+    assert json.loads(path.read_text())["knees"][0]["slots"] == 128
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 0, "cells": []}'])
 def test_a_file_that_is_no_sweep_is_left_alone(tmp_path, text):
     path = tmp_path / "notes.json"

@@ -88,6 +88,7 @@ class Sweep:
                 self.save(known.values())
             seen(cell, result, old is None)
         self.cells += known.values()
+        self.save()
 
     def save(self, others: Iterable[Result] = ()) -> None:
         """Write the file, if there is to be one."""
