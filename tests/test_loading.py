@@ -210,3 +210,23 @@ def test_a_daemon_that_dies_ends_the_load():
         with pytest.raises(rings.BrokenError):
             put(block, moments, Load(depth=32))
         killer.join()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_indices_wrap_for_real(address):
+    """More than 2**32 requests in batches over one ring, from index 0."""
+    asked = answered = 0
+    with rings.connect(address).block("null0", slots=2048) as block:
+        while asked <= 2**32 + 2**20:
+            begin = time.monotonic_ns()
+            moments = (begin, begin, begin + 10_000 * MS)
+            counts = table()
+            with Gauge(block, *moments[1:]) as gauge:
+                told = put(block, moments, Load(size=0, depth=2048, batch=64), counts)
+            asked += told["submitted"]
+            answered += told["answered"]
+            assert told["failed"] == told["dropped"] == 0
+            assert area(gauge) == confirmed(told["in_ring_ns"], counts, depth=2048)
+        assert asked == answered == block.statistics()["responses"]
+        assert block.echo(7) == 7

@@ -19,7 +19,7 @@ from rings.stress.device import Device
 from rings.stress.device import parse as parse_device
 from rings.stress.measure import latencies
 from rings.stress.stage import Stage
-from rings.stress.sweep import Sweep, groups, knees, measured, usl_curves
+from rings.stress.sweep import Sweep, knees, measured, usl_curves
 
 DELAY = Device("delay", 10, 0.002)
 
@@ -353,11 +353,6 @@ def test_the_knee_is_the_smallest_ring_that_carries_nearly_all():
 
 def test_a_knee_keeps_to_the_objective():
     assert knees(told_of(slots=[32, 64, 128, 256]), 1e-4) == []
-
-
-def test_cells_are_grouped_by_what_they_share():
-    cells = told_of(slots=[32, 64], batch=[1, 4])
-    assert [len(members) for _, members in groups(cells, "slots")] == [2, 2]
 
 
 def test_a_curve_over_producers_is_fitted():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from ..advice import knee as smallest
 from .quantities import duration, rate, times
 
 Cell: TypeAlias = Mapping[str, Any]
@@ -158,14 +159,7 @@ def knee(result: Result, group: Group) -> int | None:
         if known["over"] == "slots" and group.is_fixed_as(known["fixed"]):
             return known["slots"]  # type: ignore[no-any-return]
     objective = result.get("objective") or {}
-    limit_us = (objective.get("p99_s") or math.inf) * 1e6
-    enough = [
-        cell["parameters"]["slots"]
-        for cell in group.valid
-        if cell["achieved_per_s"] >= objective.get("share", 0.95) * peak(group)
-        and p99(cell) <= limit_us
-    ]
-    return min(enough, default=None)
+    return smallest(group.cells, objective.get("p99_s"), objective.get("share", 0.95))
 
 
 def curve_finding(group: Group, slots: int | None) -> str:

@@ -22,6 +22,7 @@ from ..errors import RingError
 from ..usl import fit_usl
 from .cell import Cell
 from .conclusions import advice
+from .findings import SIZE, groups
 from .stage import Stage
 
 VERSION: Final = 1
@@ -149,36 +150,22 @@ def machine() -> dict[str, Any]:
 # -- what follows from them ----------------------------------------------------
 
 
-def groups(
-    cells: Iterable[Result], over: str
-) -> list[tuple[dict[str, Any], list[Result]]]:
-    """Return the cells that differ in one parameter only, with what they share."""
-    found: dict[str, tuple[dict[str, Any], list[Result]]] = {}
-    for cell in cells:
-        if cell.get("failed"):
-            continue
-        fixed = {
-            name: value
-            for name, value in cell["parameters"].items()
-            if name not in (over, "order")
-        }
-        key = json.dumps(fixed, sort_keys=True)
-        found.setdefault(key, (fixed, []))[1].append(cell)
-    return list(found.values())
+def _measured(cells: Iterable[Result]) -> Result:
+    return {"cells": [cell for cell in cells if not cell.get("failed")]}
 
 
 def knees(cells: Iterable[Result], p99_s: float | None) -> list[Result]:
     """Return the knee of each group of three or more sizes in a closed loop."""
     found = []
-    for fixed, members in groups(cells, "slots"):
-        slots = knee(members, p99_s, SHARE)
-        if len(members) < 3 or fixed["loop"] != "closed" or slots is None:
+    for group in groups(_measured(cells), *SIZE):
+        slots = knee(group.cells, p99_s, SHARE)
+        if len(group.cells) < 3 or group.fixed["loop"] != "closed" or slots is None:
             continue
-        at = next(c for c in members if c["parameters"]["slots"] == slots)
+        at = next(c for c in group.cells if c["parameters"]["slots"] == slots)
         found.append(
             {
                 "over": "slots",
-                "fixed": fixed,
+                "fixed": group.fixed,
                 "slots": slots,
                 "achieved_per_s": at["achieved_per_s"],
                 "p99_us": at["latency_us"]["p99"],
@@ -190,24 +177,23 @@ def knees(cells: Iterable[Result], p99_s: float | None) -> list[Result]:
 def usl_curves(cells: Iterable[Result]) -> list[Result]:
     """Return the law that fits each group of three or more numbers of producers."""
     found = []
-    for fixed, members in groups(cells, "producers"):
+    for group in groups(_measured(cells), "producers"):
         points = [
             (cell["parameters"]["producers"], cell["achieved_per_s"])
-            for cell in members
-            if cell["valid"]
+            for cell in group.valid
         ]
-        if len(points) < 3 or fixed["loop"] != "closed":
+        if len(points) < 3 or group.fixed["loop"] != "closed":
             continue
         law = fit_usl(points)
         best = law.best_producers
         found.append(
             {
-                "fixed": fixed,
+                "fixed": group.fixed,
                 "sigma": law.sigma,
                 "kappa": law.kappa,
                 "gamma": law.gamma_per_s,
                 "best_producers": best if math.isfinite(best) else None,
-                "points": [list(point) for point in sorted(points)],
+                "points": [list(point) for point in points],
             }
         )
     return found
