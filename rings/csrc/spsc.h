@@ -124,18 +124,18 @@ struct spsc_end {
     bool broken;
     uint32_t index; /* mine, as published */
     uint32_t seen;  /* the peer's, when last looked at */
+    uint32_t wish;  /* the peer's, when last looked at */
+    uint32_t naps;  /* sleeps announced in a row with less than `worth` between them */
+    bool light;      /* I publish without a barrier now */
+    bool registered; /* a peer's heavy barrier reaches this process */
+    bool heavy;      /* and this one may run it */
+    uint32_t wished; /* mine */
+    uint32_t worth;  /* units a sleep that are worth a heavy barrier */
+    uint32_t rested; /* my index when I last announced a sleep */
     uint64_t inline_max;
     uint8_t *pool;
     uint64_t pool_size;
     struct spsc_loans *loans; /* the producer's, of a ring with a pool */
-    bool registered; /* a peer's heavy barrier reaches this process */
-    bool heavy;      /* and this one may run it */
-    bool light;      /* I publish without a barrier now */
-    uint32_t wish;   /* the peer's, when last looked at */
-    uint32_t wished; /* mine */
-    uint32_t worth;  /* units a sleep that are worth a heavy barrier */
-    uint32_t rested; /* my index when I last announced a sleep */
-    uint32_t naps;   /* announced in a row with less than that between them */
 };
 
 /* The longest message that a ring of records takes inline. */
@@ -215,7 +215,8 @@ static inline uint32_t spsc_run(const struct spsc_end *end, uint32_t index)
 /* ---- whose the barrier is ------------------------------------------------- */
 
 /* Turn to what the peer wishes, if this process can. */
-static inline void spsc_turn(struct spsc_end *end, shared_u32 *light, uint32_t wish)
+static inline __attribute__((cold))
+void spsc_turn(struct spsc_end *end, shared_u32 *light, uint32_t wish)
 {
     end->wish = wish;
     end->light = wish != 0 && end->registered;
@@ -245,10 +246,11 @@ static inline void spsc_nap(struct spsc_end *end, shared_u32 *wish)
     spsc_wish(end, wish);
 }
 
-/* Called when the peer's index is looked at: one who no longer sleeps has no naps. */
-static inline void spsc_stir(struct spsc_end *end, shared_u32 *wish)
+/* Called when the peer's index is looked at: one who no longer sleeps naps no more. */
+static inline __attribute__((cold))
+void spsc_stir(struct spsc_end *end, shared_u32 *wish)
 {
-    if (end->naps < SPSC_NAPS || !end->heavy || !spsc_worth(end))
+    if (!end->heavy || !spsc_worth(end))
         return;
     end->naps = 0;
     spsc_wish(end, wish);
@@ -296,7 +298,8 @@ static inline int64_t spsc_room(struct spsc_end *end, uint32_t want)
         return -1;
     }
     end->seen = cons;
-    spsc_stir(end, &end->header->cons_wish);
+    if (__builtin_expect(end->naps >= SPSC_NAPS, 0))
+        spsc_stir(end, &end->header->cons_wish);
     return end->units - (end->index - cons);
 }
 
@@ -312,7 +315,7 @@ static inline bool spsc_publish(struct spsc_end *end, uint32_t count)
         store_seq_cst(&end->header->prod, new);
     barrier_light();
     uint32_t wish = load_relaxed(&end->header->prod_wish);
-    if (wish != end->wish)
+    if (__builtin_expect(wish != end->wish, 0))
         spsc_turn(end, &end->header->prod_light, wish);
     return (uint32_t)(new - load_seq_cst(&end->header->prod_event)) < count;
 }
@@ -352,7 +355,8 @@ static inline int64_t spsc_ready(struct spsc_end *end, uint32_t want)
         return -1;
     }
     end->seen = prod;
-    spsc_stir(end, &end->header->prod_wish);
+    if (__builtin_expect(end->naps >= SPSC_NAPS, 0))
+        spsc_stir(end, &end->header->prod_wish);
     return now_ready;
 }
 
@@ -368,7 +372,7 @@ static inline bool spsc_release(struct spsc_end *end, uint32_t count)
         store_seq_cst(&end->header->cons, new);
     barrier_light();
     uint32_t wish = load_relaxed(&end->header->cons_wish);
-    if (wish != end->wish)
+    if (__builtin_expect(wish != end->wish, 0))
         spsc_turn(end, &end->header->cons_light, wish);
     return (uint32_t)(new - load_seq_cst(&end->header->cons_event)) < count;
 }

@@ -36,9 +36,10 @@ static void meet(uint32_t target)
             sched_yield();
 }
 
+/* By a little or a lot: who comes first by how much depends on where the lines are. */
 static void dawdle(uint64_t *state)
 {
-    for (uint32_t n = chance(state, 24); n > 0; n--)
+    for (uint32_t n = chance(state, 1u << chance(state, 11)); n > 0; n--)
         __asm__ __volatile__("" ::: "memory");
 }
 
@@ -61,6 +62,13 @@ static void set_up(uint64_t *state)
     sleeper->naps = turning && chance(state, 2) ? SPSC_NAPS : 0;
 }
 
+/* Fetch the line of the index, so that its next store waits in the other's buffer. */
+static void fetch(void)
+{
+    volatile uint8_t *beside = messages ? memory.header.pad1 : memory.header.pad2;
+    *beside = 0;
+}
+
 static bool publish(uint32_t count)
 {
     return messages ? spsc_publish(&producer, count) : spsc_release(&consumer, count);
@@ -70,6 +78,7 @@ static void *sleep_once_a_round(void *unused)
 {
     uint64_t state = 88172645463325252u;
     for (uint32_t round = 0; round < rounds; round++) {
+        fetch();
         meet(4 * round + 2);
         dawdle(&state);
         found = messages ? spsc_await_message(&consumer) : spsc_await_room(&producer, 1);
