@@ -4,8 +4,8 @@ A `Ring` is the memory and the two eventfds of one queue of messages; it can be
 pickled to other processes and handed to interpreters.  Whoever puts or gets is a
 *member*: a `Producer`, a `Consumer`, or a `Member` that is both.
 
-    ring = Ring.create(slots=1024, slot_size=240)
-    with Producer(ring) as producer, Consumer(ring) as consumer:
+    ring = mpmc.create(slots=1024, slot_size=240)
+    with ring.producer() as producer, ring.consumer() as consumer:
         producer.put(b"hello")
         assert consumer.get() == b"hello"
 
@@ -27,7 +27,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import layout
@@ -42,7 +41,7 @@ from ._core import (
 )
 from ._core import mpmc_initialise
 from .errors import BusyError, ClosedError, LayoutError
-from .memory import Region
+from .memory import Region, leave
 from .mpmc_statistics import MemberFacts, Statistics, read_statistics
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ __all__ = [
     "MemberFacts",
     "Producer",
     "Ring",
+    "attach",
+    "create",
     "Statistics",
 ]
 
@@ -226,17 +227,8 @@ class Ring:
     def __enter__(self) -> Ring:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except BusyError:
-            if error is None:
-                raise
+    def __exit__(self, *exc: object) -> None:
+        leave(self.close, exc[1])
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         for fd in (self.not_full_fd, self.not_empty_fd):
@@ -257,6 +249,22 @@ class Ring:
             DupFd(self.not_full_fd),
             DupFd(self.not_empty_fd),
         )
+
+
+def create(
+    *, slots: int = 1024, slot_size: int = 240, limit: int = 0, start: int = 0
+) -> Ring:
+    """Make a new ring, see `Ring.create`."""
+    return Ring.create(slots=slots, slot_size=slot_size, limit=limit, start=start)
+
+
+def attach(region_fd: int, not_full_fd: int, not_empty_fd: int) -> Ring:
+    """Map a ring from the numbers of `Ring.handle`; the descriptors stay yours.
+
+    Raises:
+        LayoutError: The memory is no MPMC ring.
+    """
+    return Ring.attach((region_fd, not_full_fd, not_empty_fd))
 
 
 def reattach(region: Region, not_full: DupFd, not_empty: DupFd) -> Ring:

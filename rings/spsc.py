@@ -50,7 +50,7 @@ from ._core import SpscConsumer as Consumer
 from ._core import SpscProducer as Producer
 from .channel import parse
 from .errors import ClosedError
-from .memory import Region
+from .memory import Region, leave
 
 if TYPE_CHECKING:
     from multiprocessing.resource_sharer import DupFd
@@ -165,7 +165,7 @@ class Ring:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        leave(self.close, exc[1])
 
     def __del__(self) -> None:
         if hasattr(self, "_space_fd"):
