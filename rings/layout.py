@@ -78,6 +78,7 @@ MPMC_OWNER_PUT: Final = 24  # u64, messages
 MPMC_OWNER_GOT: Final = 32  # u64, messages
 MPMC_OWNER_TOMBSTONES: Final = 40  # u64 {index + 1 of the last:40, count:24}
 MPMC_OWNER_IN_DOUBT: Final = 48  # u64 {index + 1 of the last:40, count:24}
+MPMC_OWNER_LOST: Final = 56  # u64 {tag of the last:24, count:40}
 
 MPMC_SLOT_HEADER: Final = 16
 MPMC_SLOT_WORD: Final = 0  # u64 {state:4, owner:12, seq:48}
@@ -246,6 +247,8 @@ SPSC_DTYPE: Final = 96  # u64, fingerprint of the messages' type, 0 if untyped
 SPSC_POOL_OFFSET: Final = 128  # u64, of the pool; SPSC_RECORDS only
 SPSC_POOL_SIZE: Final = 136  # u64, 0: no message goes by reference
 SPSC_INLINE_MAX: Final = 144  # u32, longer messages do
+SPSC_SKIP_LOST: Final = 192  # u64, by a consumer that is about to skip: its lost then
+SPSC_SKIP_CONS: Final = 200  # u32, and its cons
 SPSC_PROD: Final = 256  # u32, by the producer
 SPSC_CONS: Final = 384  # u32, by the consumer
 SPSC_PROD_EVENT: Final = 512  # u32, by the consumer

@@ -54,9 +54,9 @@ __all__ = [
     "MemberFacts",
     "Producer",
     "Ring",
+    "Statistics",
     "attach",
     "create",
-    "Statistics",
 ]
 
 U64: Final = (1 << 64) - 1
@@ -190,17 +190,27 @@ class Ring:
         """Whether `close` has been done here."""
         return self.not_empty_fd < 0
 
-    def producer(self, *, spin_us: int = 0) -> Producer:
-        """Join as a member that puts; see `rings.channel.Wait` for ``spin_us``."""
-        return Producer(self, spin_us=spin_us)
+    def producer(self, *, policy: str = "block", spin_us: int = 0) -> Producer:
+        """Join as a member that puts.
 
-    def consumer(self, *, spin_us: int = 0) -> Consumer:
-        """Join as a member that gets."""
-        return Consumer(self, spin_us=spin_us)
+        Args:
+            policy: What ``put`` does when there is no room: ``block`` waits,
+                ``drop_new`` counts the message as lost and returns False,
+                ``drop_old`` takes the oldest out and counts that one,
+                ``error`` raises TimeoutError at once.
+            spin_us: How long to spin before sleeping; -1 never sleeps.
+        """
+        return Producer(self, policy=policy, spin_us=spin_us)
 
-    def member(self, *, spin_us: int = 0) -> Member:
+    def consumer(self, *, latest: bool = False, spin_us: int = 0) -> Consumer:
+        """Join as a member that gets; ``latest``: the newest, dropping the others."""
+        return Consumer(self, latest=latest, spin_us=spin_us)
+
+    def member(
+        self, *, policy: str = "block", latest: bool = False, spin_us: int = 0
+    ) -> Member:
         """Join as a member that puts and gets."""
-        return Member(self, spin_us=spin_us)
+        return Member(self, policy=policy, latest=latest, spin_us=spin_us)
 
     def statistics(self) -> Statistics:
         """Return the counts; anybody may ask, member or not."""

@@ -24,7 +24,7 @@ static PyObject *bytes_of(PyObject **spare, uint32_t length)
 static PyObject *get_run(Mpmc *self, struct run *run)
 {
     PyObject *spare = NULL;
-    uint32_t length;
+    uint32_t length = 0;
     while (peek_run(self, run, &length) == MPMC_OK) {
         PyObject *bytes = bytes_of(&spare, length);
         if (bytes == NULL)
@@ -39,6 +39,7 @@ static PyObject *get_run(Mpmc *self, struct run *run)
 
 static PyObject *get_once(Mpmc *self, struct run *run)
 {
+    member_skip(self);
     *run = (struct run){.at = mpmc_index(&self->member.ring, MPMC_GET)};
     PyObject *message = get_run(self, run);
     if (message != NULL) {
@@ -106,6 +107,7 @@ PyObject *member_get_many(Mpmc *self, PyObject *limit)
         return NULL;
     if (count < 1)
         return PyErr_Format(PyExc_ValueError, "limit must be 1 or more, not %zd", count);
+    member_skip(self);
     Py_ssize_t size = (Py_ssize_t)mpmc_size(&self->member.ring);
     if (count > size)
         count = size ? size : 1;
@@ -156,6 +158,7 @@ PyObject *member_get_records(Mpmc *self, PyObject *args)
         PyBuffer_Release(&records);
         return NULL;
     }
+    member_skip(self);
     struct run run = {.at = mpmc_index(&self->member.ring, MPMC_GET)};
     int rc = get_into(self, &run, &records, size);
     run_end(self, MPMC_GET, &run);

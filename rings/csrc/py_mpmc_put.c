@@ -27,21 +27,23 @@ PyObject *member_try_put(Mpmc *self, PyObject *message)
     return result < 0 ? member_raise(result) : PyBool_FromLong(result == MPMC_OK);
 }
 
+/* 1 put, 0 dropped, -1 with an error set. */
 static int put_waiting(Mpmc *self, const Py_buffer *data, uint64_t deadline_ns)
 {
-    for (;;) {
+    int goes_on = 1;
+    while (goes_on > 0) {
         uint64_t at;
         enum mpmc_result result =
             mpmc_put_unstalling(&self->member, &at, data->buf, (uint32_t)data->len);
         if (result == MPMC_OK)
-            return 0;
+            return 1;
         if (result < 0) {
             member_raise(result);
             return -1;
         }
-        if (member_wait(self, MPMC_PUT, result, deadline_ns) < 0)
-            return -1;
+        goes_on = member_no_room(self, result, deadline_ns);
     }
+    return goes_on;
 }
 
 PyObject *member_put(Mpmc *self, PyObject *args, PyObject *kwargs)
@@ -55,14 +57,19 @@ PyObject *member_put(Mpmc *self, PyObject *args, PyObject *kwargs)
         return NULL;
     int rc = put_waiting(self, &data, deadline_ns);
     PyBuffer_Release(&data);
-    return rc < 0 ? NULL : py_none();
+    return rc < 0 ? NULL : PyBool_FromLong(rc);
 }
 
+/* One that fails may have looked at an index before the run's: the run stays where it is. */
 static void put_run(Mpmc *self, struct run *run, const Py_buffer *data)
 {
-    do
-        run->result = mpmc_put_at(&self->member, &run->at, data->buf, (uint32_t)data->len);
-    while (run->result == MPMC_STALLED && mpmc_unstall(&self->member, MPMC_PUT, run->at));
+    uint64_t at;
+    do {
+        at = run->at;
+        run->result = mpmc_put_at(&self->member, &at, data->buf, (uint32_t)data->len);
+    } while (run->result == MPMC_STALLED && mpmc_unstall(&self->member, MPMC_PUT, at));
+    if (run->result == MPMC_OK)
+        run->at = at;
 }
 
 /* Messages are read one by one: reading one may run Python, with no slot in hand. */

@@ -54,7 +54,10 @@ struct spsc_header {
     uint64_t pool_offset;
     uint64_t pool_size;  /* 0: no message goes by reference */
     uint32_t inline_max; /* longer ones do */
-    uint8_t pad7[108];
+    uint8_t pad7[44];
+    shared_u64 skip_lost; /* by a consumer that skips: see spsc_latest.h */
+    shared_u32 skip_cons;
+    uint8_t pad8[52];
     shared_u32 prod; /* by the producer */
     uint8_t pad1[124];
     shared_u32 cons; /* by the consumer */
@@ -78,6 +81,8 @@ _Static_assert(offsetof(struct spsc_header, dtype) == 96, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, pool_offset) == 128, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, pool_size) == 136, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, inline_max) == 144, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, skip_lost) == 192, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, skip_cons) == 200, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, prod) == 256, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, cons) == 384, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, prod_event) == 512, "LAYOUT.md");
@@ -96,6 +101,7 @@ struct spsc_end {
     bool broken;
     uint32_t index; /* mine, as published */
     uint32_t seen;  /* the peer's, when last looked at */
+    uint32_t high, low; /* most and fewest units in the ring, whenever we looked */
     uint64_t inline_max;
     uint8_t *pool;
     uint64_t pool_size;
@@ -146,7 +152,7 @@ static inline bool spsc_bind(struct spsc_end *end, void *base, uint64_t size)
         return false;
     *end = (struct spsc_end){.header = header, .data = (uint8_t *)base + offset,
                              .units = units, .unit_size = unit_size,
-                             .records = mode == SPSC_RECORDS};
+                             .records = mode == SPSC_RECORDS, .low = UINT32_MAX};
     return spsc_bind_pool(end, base, size);
 }
 
@@ -175,6 +181,15 @@ static inline uint32_t spsc_run(const struct spsc_end *end, uint32_t index)
     return end->units - spsc_offset(end, index);
 }
 
+/* Remember how full the ring was found. */
+static inline void spsc_note_depth(struct spsc_end *end, uint32_t used)
+{
+    if (used > end->high)
+        end->high = used;
+    if (used < end->low)
+        end->low = used;
+}
+
 /* ---- the producer --------------------------------------------------------- */
 
 /* Begin where the last owner stopped.  False if the two indices are impossible. */
@@ -199,6 +214,7 @@ static inline int64_t spsc_room(struct spsc_end *end, uint32_t want)
         return -1;
     }
     end->seen = cons;
+    spsc_note_depth(end, end->index - cons);
     return end->units - (end->index - cons);
 }
 
@@ -244,6 +260,7 @@ static inline int64_t spsc_ready(struct spsc_end *end, uint32_t want)
         return -1;
     }
     end->seen = prod;
+    spsc_note_depth(end, now_ready);
     return now_ready;
 }
 
@@ -350,9 +367,15 @@ struct spsc_found {
 };
 
 /* From a reference to what it refers to: false, and broken, if that is not all pool. */
-static inline bool spsc_record_follow(struct spsc_end *end, struct spsc_found *found)
+__attribute__((cold)) static inline bool spsc_record_follow(struct spsc_end *end,
+                                                            const struct spsc_record *record,
+                                                            struct spsc_found *found)
 {
     struct spsc_reference to;
+    if (record->kind != SPSC_REFERENCE || record->length != sizeof to || end->pool_size == 0) {
+        end->broken = true;
+        return false;
+    }
     memcpy(&to, found->bytes, sizeof to);
     if (to.offset > end->pool_size || to.length > end->pool_size - to.offset) {
         end->broken = true;
@@ -377,16 +400,16 @@ static inline bool spsc_record_find(struct spsc_end *end, uint32_t index, uint32
             goto broken;
         memcpy(&record, spsc_unit(end, index + skipped), sizeof record);
     }
-    bool refers = record.kind == SPSC_REFERENCE && end->pool_size != 0;
-    if (refers ? record.length != sizeof(struct spsc_reference)
-               : record.kind != SPSC_MESSAGE || record.length > spsc_longest(end->units))
+    if (record.length > spsc_longest(end->units))
         goto broken;
     uint32_t units = spsc_record_units(record.length);
     if (units > ready - skipped || units > spsc_run(end, index + skipped))
         goto broken;
-    *found = (struct spsc_found){spsc_unit(end, index + skipped) + SPSC_RECORD_HEADER,
-                                 record.length, skipped + units, false};
-    return !refers || spsc_record_follow(end, found);
+    found->bytes = spsc_unit(end, index + skipped) + SPSC_RECORD_HEADER;
+    found->length = record.length;
+    found->units = skipped + units;
+    found->by_reference = false;
+    return record.kind == SPSC_MESSAGE || spsc_record_follow(end, &record, found);
 broken:
     end->broken = true;
     return false;

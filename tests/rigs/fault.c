@@ -1,8 +1,9 @@
 /* Kill rig: workers that SIGKILL themselves between any two stores of a call.
  *
  * Built with FAULT(n) compiled in, over the code that is shipped.  Each worker
- * draws a point and a number, puts and gets until it has met that point that
- * often, and kills itself there; another takes its place.  Every message has a
+ * draws a point and a number, puts, gets and drops until it has met that point that
+ * often, and kills itself there; another takes its place.  What was taken to be
+ * dropped must be what counts as lost, exactly.  Every message has a
  * byte in `fates`; after the last kill the ring is drained and must be as good as
  * new.
  *
@@ -16,7 +17,7 @@ static void rig_fault(int point);
 
 #include "rig.h"
 
-enum { WORKERS = 3, POINTS = 12, MESSAGES = 1 << 22, SLOTS = 8, STUCK_MS = 3000 };
+enum { WORKERS = 3, POINTS = 14, MESSAGES = 1 << 22, SLOTS = 8, STUCK_MS = 3000 };
 enum { ACKNOWLEDGED = 1, GOT = 2 };
 
 struct shared {
@@ -25,6 +26,8 @@ struct shared {
     shared_u32 kills[POINTS + 1];
     shared_u32 torn;
     shared_u32 twice;
+    shared_u32 condemned;
+    shared_u32 stop;
     _Atomic uint8_t fates[WORKERS][MESSAGES];
 };
 
@@ -53,6 +56,8 @@ static void rig_fault(int point)
 {
     if (point == 6 && !uncounted)
         record();
+    if (point == 13)
+        atomic_fetch_add(&shared->condemned, 1);
     if ( fatal_count == 0 || (fatal_point != 0 && point != fatal_point))
         return;
     if (--fatal_count > 0)
@@ -84,22 +89,32 @@ static void get_next(void)
         atomic_fetch_add(&shared->moves, 1);
 }
 
+static void drop_next(void)
+{
+    if (mpmc_drop_oldest(&member) == MPMC_OK)
+        atomic_fetch_add(&shared->moves, 1);
+}
+
 static void work(uint32_t who, uint64_t seed, bool recovery)
 {
     fatal_point = 1 + (int)(rig_random(&seed) % POINTS);
     fatal_count = 1 + (int)(rig_random(&seed) % 20);
-    if (fatal_point >= 8)
+    if (fatal_point >= 8 && fatal_point <= 12)
         fatal_count = 1;
     rig_join(&rig, &member);
     member.no_recovery = !recovery;
-    for (uint64_t i = 0;; i++) {
+    for (uint64_t i = 0; load_relaxed(&shared->stop) == 0; i++) {
         if (i == 2000) /* a point that does not come by: any will do */
             fatal_point = 0, fatal_count = 1 + (int)(rig_random(&seed) % POINTS);
-        if (rig_random(&seed) & 1)
+        uint64_t what = rig_random(&seed) % 8;
+        if (what < 4)
             put_next(who);
-        else
+        else if (what < 7)
             get_next();
+        else
+            drop_next();
     }
+    _exit(0);
 }
 
 static pid_t start_worker(uint32_t who, uint64_t seed, bool recovery)
@@ -120,7 +135,7 @@ static pid_t wait_for_death(void)
         int status;
         pid_t pid = waitpid(-1, &status, WNOHANG);
         if (pid > 0 && WIFEXITED(status))
-            _exit(WEXITSTATUS(status));
+            _exit(WEXITSTATUS(status) | 1);
         if (pid != 0)
             return pid;
         if (load64(&shared->moves) != moves)
@@ -131,11 +146,14 @@ static pid_t wait_for_death(void)
     }
 }
 
-static void stop_all(const pid_t *pids)
+/* Workers that hang are killed; the others end their call, for exact counts. */
+static void stop_all(const pid_t *pids, bool stuck)
 {
+    store_relaxed(&shared->stop, 1);
     for (int i = 0; i < WORKERS; i++)
         if (pids[i] > 0) {
-            kill(pids[i], SIGKILL);
+            if (stuck)
+                kill(pids[i], SIGKILL);
             waitpid(pids[i], NULL, 0);
         }
 }
@@ -153,10 +171,10 @@ static bool kill_many(uint32_t kills, uint64_t seed, bool recovery)
                 pids[i] = start_worker(i, rig_random(&seed), recovery);
         if (dead != 0)
             continue;
-        stop_all(pids);
+        stop_all(pids, true);
         return false;
     }
-    stop_all(pids);
+    stop_all(pids, false);
     return true;
 }
 
@@ -197,8 +215,10 @@ static void drain(void)
 static int report(bool stuck)
 {
     uint64_t missing = count_missing(), in_doubt = rig_losses(&member.ring, true);
+    uint64_t lost = rig_lost(&member.ring), condemned = load_relaxed(&shared->condemned);
     uint32_t torn = load_relaxed(&shared->torn), twice = load_relaxed(&shared->twice);
-    printf("{\"moves\": %lu, \"torn\": %u, \"twice\": %u, \"missing\": %lu, \"in_doubt\": %lu, "
+    printf("{\"lost\": %lu, \"condemned\": %lu, ", lost, condemned);
+    printf("\"moves\": %lu, \"torn\": %u, \"twice\": %u, \"missing\": %lu, \"in_doubt\": %lu, "
            "\"tombstones\": %lu, \"recovered\": %lu, \"stuck\": %d, \"points\": [",
            load64(&shared->moves), torn, twice, missing, in_doubt,
            rig_losses(&member.ring, false), rig_deaths(&member.ring), stuck);
@@ -207,7 +227,7 @@ static int report(bool stuck)
     printf("]}\n");
     if (stuck)
         return 2;
-    return torn == 0 && twice == 0 && missing <= in_doubt ? 0 : 1;
+    return torn == 0 && twice == 0 && lost == condemned && missing <= in_doubt + lost ? 0 : 1;
 }
 
 int main(int argc, char **argv)
