@@ -26,7 +26,8 @@ from bench.channel import (
     pause_for,
 )
 
-PATTERN = bytes(range(256)) * (1 + (2 << 20) // 256)
+LONGEST = 16 << 20
+PATTERN = bytes(range(256)) * (1 + LONGEST // 256)
 NUMBER = 8
 LIMIT_BYTES_PER_S = 200e9
 VERIFY_S = 30.0
@@ -36,6 +37,8 @@ ONE, MANY, ARRAY = "one", "many", "array"
 
 def message(number: int, size: int) -> bytes:
     """Return message `number`: itself as u64, then bytes that follow from it."""
+    if size > LONGEST:
+        raise ValueError(f"size must be at most {LONGEST}, not {size}")
     head = number.to_bytes(NUMBER, "little")
     shift = number & 255
     return head + PATTERN[shift : shift + size - NUMBER]

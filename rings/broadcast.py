@@ -36,7 +36,7 @@ from . import layout
 from .broadcast_ends import Consumer, Producer
 from .channel import parse
 from .errors import ClosedError, LayoutError
-from .memory import Region
+from .memory import Region, leave
 
 if TYPE_CHECKING:
     from multiprocessing.resource_sharer import DupFd
@@ -129,7 +129,7 @@ class Ring:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        leave(self.close, exc[1])
 
     def __del__(self) -> None:
         if hasattr(self, "_event_fds"):

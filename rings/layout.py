@@ -13,7 +13,6 @@ PAGE: Final = 4096
 U32: Final = 0xFFFF_FFFF
 
 # -- region header: the first page of every region ----------------------------
-
 MAGIC: Final = 0x4D454D53474E4952  # b"RINGSMEM" as a little-endian u64
 VERSION: Final = 1
 BYTE_ORDER: Final = 0x01020304
@@ -37,7 +36,6 @@ KIND_BROADCAST: Final = 4
 KIND_BLOCKS: Final = 5
 
 # -- parameters of a split connection (KIND_SPLIT) ----------------------------
-
 SPLIT_RING_LAYOUT: Final = 64  # u32, XEN or PADDED
 SPLIT_SLOTS: Final = 68  # u32
 SPLIT_SLOT_SIZE: Final = 72  # u32
@@ -51,7 +49,6 @@ SPLIT_DATA_OFFSET: Final = 112  # u64
 SPLIT_DATA_SIZE: Final = 120  # u64
 
 # -- MPMC rings (KIND_MPMC) ---------------------------------------------------
-
 MPMC_SLOTS: Final = 64  # u32
 MPMC_SLOT_SIZE: Final = 68  # u32, bytes of a message at most
 MPMC_START: Final = 72  # u64, index of the first message
@@ -78,6 +75,7 @@ MPMC_OWNER_PUT: Final = 24  # u64, messages
 MPMC_OWNER_GOT: Final = 32  # u64, messages
 MPMC_OWNER_TOMBSTONES: Final = 40  # u64 {index + 1 of the last:40, count:24}
 MPMC_OWNER_IN_DOUBT: Final = 48  # u64 {index + 1 of the last:40, count:24}
+MPMC_OWNER_LOST: Final = 56  # u64 {tag of the last:24, count:40}
 
 MPMC_SLOT_HEADER: Final = 16
 MPMC_SLOT_WORD: Final = 0  # u64 {state:4, owner:12, seq:48}
@@ -88,14 +86,12 @@ MPMC_MAX_SLOTS: Final = 1 << 20
 MPMC_MAX_SLOT_SIZE: Final = 1 << 24
 
 # -- blocks beside an MPMC ring (KIND_BLOCKS) -----------------------------------
-
 BLOCKS_COUNT: Final = 64  # u32
 BLOCKS_SIZE: Final = 68  # u32, bytes of a block
 BLOCKS_FREED: Final = 4096  # u64, how often blocks were given back
 BLOCKS_WORDS: Final = 4160  # u64 each {turn:29, joined:19, owner:12, state:4}
 
 # -- ring headers -------------------------------------------------------------
-
 XEN: Final = 0
 PADDED: Final = 1
 
@@ -117,7 +113,6 @@ MAX_SLOTS: Final = 1 << 16
 MAX_SLOT_SIZE: Final = 4096
 
 # -- grant table entry --------------------------------------------------------
-
 GRANT_SIZE: Final = 32
 GRANT_OFFSET: Final = 0  # u64, from the region's first byte
 GRANT_LENGTH: Final = 8  # u64
@@ -129,7 +124,6 @@ RIGHT_DEVICE_READS: Final = 1  # the device may read it (a write request's data)
 RIGHT_DEVICE_WRITES: Final = 2  # the device may write it (a read request's buffer)
 
 # -- protocols in the slots of a split ring -----------------------------------
-
 PROTOCOL_IO: Final = 1
 PROTOCOL_BLKIF: Final = 2  # Xen blkif, x86_64 ABI
 
@@ -232,7 +226,6 @@ def split_geometry(
 
 
 # -- message ring, one producer and one consumer (KIND_SPSC) ---------------------
-
 SPSC_FIXED: Final = 0  # a unit is a slot: every message has slot_size bytes
 SPSC_RECORDS: Final = 1  # a unit is 8 bytes: messages of any length
 SPSC_MODE: Final = 64  # u32, SPSC_FIXED or SPSC_RECORDS
@@ -245,6 +238,8 @@ SPSC_DTYPE: Final = 96  # u64, fingerprint of the messages' type, 0 if untyped
 SPSC_POOL_OFFSET: Final = 128  # u64, of the pool; SPSC_RECORDS only
 SPSC_POOL_SIZE: Final = 136  # u64, 0: no message goes by reference
 SPSC_INLINE_MAX: Final = 144  # u32, longer messages do
+SPSC_SKIP_LOST: Final = 192  # u64, by a consumer that is about to skip: its lost then
+SPSC_SKIP_CONS: Final = 200  # u32, and its cons
 SPSC_PROD: Final = 256  # u32, by the producer
 SPSC_PROD_LIGHT: Final = 260  # u32, by the producer: prod has no barrier
 SPSC_CONS: Final = 384  # u32, by the consumer
@@ -273,7 +268,6 @@ SPSC_REFERENCE_OFFSET: Final = 0  # u64, from the pool's first byte
 SPSC_REFERENCE_LENGTH: Final = 8  # u64, bytes of the message
 
 # -- broadcast ring, one producer and many consumers (KIND_BROADCAST) -------------
-
 BROADCAST_BLOCK: Final = 0  # the producer waits for the slowest consumer
 BROADCAST_DROP_OLD: Final = 1  # it overwrites, and consumers count what they lost
 BROADCAST_SLOTS: Final = 64  # u32, a power of two from 2 up

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from . import layout
@@ -209,17 +208,8 @@ class Region:
     def __enter__(self) -> Region:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except BusyError:
-            if error is None:
-                raise
+    def __exit__(self, *exc: object) -> None:
+        leave(self.close, exc[1])
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         fd = getattr(self, "fd", -1)
@@ -238,6 +228,15 @@ class Region:
         frozen = self._sealed and is_frozen(self.fileno())
         writable = self.writable and not frozen
         return reattach, (DupFd(self.fd), self.size, self.kind, writable, self._sealed)
+
+
+def leave(close: Callable[[], None], error: object) -> None:
+    """End a ``with``: what went wrong inside of it is worth more than a BusyError."""
+    try:
+        close()
+    except BusyError:
+        if error is None:
+            raise
 
 
 def reattach(

@@ -4,8 +4,8 @@ A `Ring` is the memory and the two eventfds of one queue of messages; it can be
 pickled to other processes and handed to interpreters.  Whoever puts or gets is a
 *member*: a `Producer`, a `Consumer`, or a `Member` that is both.
 
-    ring = Ring.create(slots=1024, slot_size=240)
-    with Producer(ring) as producer, Consumer(ring) as consumer:
+    ring = mpmc.create(slots=1024, slot_size=240)
+    with ring.producer() as producer, ring.consumer() as consumer:
         producer.put(b"hello")
         assert consumer.get() == b"hello"
 
@@ -27,7 +27,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import layout
@@ -42,7 +41,7 @@ from ._core import (
 )
 from ._core import mpmc_initialise
 from .errors import BusyError, ClosedError, LayoutError
-from .memory import Region
+from .memory import Region, leave
 from .mpmc_statistics import MemberFacts, Statistics, read_statistics
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ __all__ = [
     "Producer",
     "Ring",
     "Statistics",
+    "attach",
+    "create",
 ]
 
 U64: Final = (1 << 64) - 1
@@ -189,17 +190,27 @@ class Ring:
         """Whether `close` has been done here."""
         return self.not_empty_fd < 0
 
-    def producer(self, *, spin_us: int = 0) -> Producer:
-        """Join as a member that puts; see `rings.channel.Wait` for ``spin_us``."""
-        return Producer(self, spin_us=spin_us)
+    def producer(self, *, policy: str = "block", spin_us: int = 0) -> Producer:
+        """Join as a member that puts.
 
-    def consumer(self, *, spin_us: int = 0) -> Consumer:
-        """Join as a member that gets."""
-        return Consumer(self, spin_us=spin_us)
+        Args:
+            policy: What ``put`` does when there is no room: ``block`` waits,
+                ``drop_new`` counts the message as lost and returns False,
+                ``drop_old`` takes the oldest out and counts that one,
+                ``error`` raises TimeoutError at once.
+            spin_us: How long to spin before sleeping; -1 never sleeps.
+        """
+        return Producer(self, policy=policy, spin_us=spin_us)
 
-    def member(self, *, spin_us: int = 0) -> Member:
+    def consumer(self, *, latest: bool = False, spin_us: int = 0) -> Consumer:
+        """Join as a member that gets; ``latest``: the newest, dropping the others."""
+        return Consumer(self, latest=latest, spin_us=spin_us)
+
+    def member(
+        self, *, policy: str = "block", latest: bool = False, spin_us: int = 0
+    ) -> Member:
         """Join as a member that puts and gets."""
-        return Member(self, spin_us=spin_us)
+        return Member(self, policy=policy, latest=latest, spin_us=spin_us)
 
     def statistics(self) -> Statistics:
         """Return the counts; anybody may ask, member or not."""
@@ -226,17 +237,8 @@ class Ring:
     def __enter__(self) -> Ring:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except BusyError:
-            if error is None:
-                raise
+    def __exit__(self, *exc: object) -> None:
+        leave(self.close, exc[1])
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         for fd in (self.not_full_fd, self.not_empty_fd):
@@ -257,6 +259,22 @@ class Ring:
             DupFd(self.not_full_fd),
             DupFd(self.not_empty_fd),
         )
+
+
+def create(
+    *, slots: int = 1024, slot_size: int = 240, limit: int = 0, start: int = 0
+) -> Ring:
+    """Make a new ring, see `Ring.create`."""
+    return Ring.create(slots=slots, slot_size=slot_size, limit=limit, start=start)
+
+
+def attach(region_fd: int, not_full_fd: int, not_empty_fd: int) -> Ring:
+    """Map a ring from the numbers of `Ring.handle`; the descriptors stay yours.
+
+    Raises:
+        LayoutError: The memory is no MPMC ring.
+    """
+    return Ring.attach((region_fd, not_full_fd, not_empty_fd))
 
 
 def reattach(region: Region, not_full: DupFd, not_empty: DupFd) -> Ring:

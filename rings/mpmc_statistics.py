@@ -9,6 +9,7 @@ from . import layout
 
 U64: Final = (1 << 64) - 1
 LOSSES_SHIFT: Final = 40
+LOST_SHIFT: Final = 24
 
 
 class MemberFacts(NamedTuple):
@@ -18,6 +19,7 @@ class MemberFacts(NamedTuple):
     pid: int
     messages_put: int
     messages_got: int
+    lost: int
 
 
 class Statistics(NamedTuple):
@@ -30,6 +32,7 @@ class Statistics(NamedTuple):
         tombstones: Messages that died with their producers.
         in_doubt: Messages taken by consumers that died before get returned.
         recovered: Members found dead and settled.
+        lost: Messages dropped by a policy or skipped by ``latest``, exactly.
         members: The entries in use, some perhaps of dead members not yet found.
     """
 
@@ -39,6 +42,7 @@ class Statistics(NamedTuple):
     tombstones: int
     in_doubt: int
     recovered: int
+    lost: int
     members: tuple[MemberFacts, ...]
 
 
@@ -65,8 +69,11 @@ def read_statistics(buffer: memoryview, slots: int) -> Statistics:
         tombstones=sum(entry[5] >> LOSSES_SHIFT for entry in entries),
         in_doubt=sum(entry[6] >> LOSSES_SHIFT for entry in entries),
         recovered=sum(entry[0] >> 23 & 0x7FFFF for entry in entries),
+        lost=sum(entry[7] >> LOST_SHIFT for entry in entries),
         members=tuple(
-            MemberFacts(number, entry[0] >> 42, entry[3], entry[4])
+            MemberFacts(
+                number, entry[0] >> 42, entry[3], entry[4], entry[7] >> LOST_SHIFT
+            )
             for number, entry in enumerate(entries, 1)
             if entry[0] & 7
         ),

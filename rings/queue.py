@@ -58,6 +58,7 @@ class QueueStatistics(NamedTuple):
         tombstones: Puts that died with their process before they were done.
         in_doubt: Objects taken by processes that died before get returned.
         recovered: Members found dead and settled.
+        lost: Objects that were dropped by policy.
         pool_size: Bytes for what does not fit a slot.
         pool_used: Bytes of it in use.
         members: Who takes part: number, pid, and counts of each.
@@ -69,6 +70,7 @@ class QueueStatistics(NamedTuple):
     tombstones: int
     in_doubt: int
     recovered: int
+    lost: int
     pool_size: int
     pool_used: int
     members: tuple[mpmc.MemberFacts, ...]
@@ -93,6 +95,7 @@ class Queue(QueueMember):
     pool: Blocks
     views: bool
     spin_us: int
+    policy: str
 
     __class_getitem__ = classmethod(lambda cls, item: cls)
 
@@ -104,6 +107,7 @@ class Queue(QueueMember):
         slot_size: int = DEFAULT_SLOT_SIZE,
         views: bool = False,
         spin_us: int = 0,
+        policy: str = "block",
         start: int = 0,
     ) -> Self:
         """Make a queue.
@@ -115,6 +119,9 @@ class Queue(QueueMember):
             views: Let `get` return arrays that lie in the pool, without a copy.
                 Each keeps its part of the pool from the others until it dies.
             spin_us: How long to spin before sleeping; -1 never sleeps.
+            policy: What `put` does without room: ``block`` waits, ``error`` raises
+                Full at once, ``drop_new`` drops the object and returns False,
+                ``drop_old`` drops the oldest ones instead; `lost` counts them.
             start: Index of the first object; tests wrap with it.
 
         Raises:
@@ -133,20 +140,30 @@ class Queue(QueueMember):
             start=start,
             name="rings-queue",
         )
-        return cls._over(ring, Blocks.create(pool_size), views, spin_us)
+        return cls._over(ring, Blocks.create(pool_size), views, spin_us, policy)
 
     @classmethod
-    def _over(cls, ring: mpmc.Ring, pool: Blocks, views: bool, spin_us: int) -> Self:
-        self = super().__new__(cls, ring, pool, CODEC, views=views, spin_us=spin_us)
+    def _over(
+        cls, ring: mpmc.Ring, pool: Blocks, views: bool, spin_us: int, policy: str
+    ) -> Self:
+        self = super().__new__(
+            cls, ring, pool, CODEC, views=views, spin_us=spin_us, policy=policy
+        )
         self.ring = ring
         self.pool = pool
         self.views = views
         self.spin_us = spin_us
+        self.policy = policy
         return self
 
     @classmethod
     def attach(
-        cls, handle: tuple[int, int, int, int], *, views: bool = False, spin_us: int = 0
+        cls,
+        handle: tuple[int, int, int, int],
+        *,
+        views: bool = False,
+        spin_us: int = 0,
+        policy: str = "block",
     ) -> Self:
         """Attach a queue by its `handle`; the descriptors stay the caller's.
 
@@ -154,7 +171,7 @@ class Queue(QueueMember):
             LayoutError: They are no queue's.
         """
         ring = mpmc.Ring.attach((handle[0], handle[1], handle[2]))
-        return cls._over(ring, Blocks.attach(handle[3]), views, spin_us)
+        return cls._over(ring, Blocks.attach(handle[3]), views, spin_us, policy)
 
     def handle(self) -> Handle:
         """Return the queue as four descriptor numbers, for `attach`."""
@@ -162,7 +179,7 @@ class Queue(QueueMember):
 
     def twin(self) -> Self:
         """Return another member of this queue in this process, to be closed alone."""
-        return self._over(self.ring, self.pool, self.views, self.spin_us)
+        return self._over(self.ring, self.pool, self.views, self.spin_us, self.policy)
 
     @property
     def maxsize(self) -> int:
@@ -216,13 +233,17 @@ class Queue(QueueMember):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
         """Travel to another process by `multiprocessing`."""
-        return reattach, (
-            type(self), self.ring, self.pool.region, self.views, self.spin_us
-        )  # fmt: skip
+        manner = (self.views, self.spin_us, self.policy)
+        return reattach, (type(self), self.ring, self.pool.region, *manner)
 
 
 def reattach(
-    cls: type[Queue], ring: mpmc.Ring, region: Region, views: bool, spin_us: int
+    cls: type[Queue],
+    ring: mpmc.Ring,
+    region: Region,
+    views: bool,
+    spin_us: int,
+    policy: str,
 ) -> Queue:
     """Make a queue of what came by pickle."""
-    return cls._over(ring, Blocks(region), views, spin_us)
+    return cls._over(ring, Blocks(region), views, spin_us, policy)

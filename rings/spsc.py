@@ -50,7 +50,7 @@ from ._core import SpscConsumer as Consumer
 from ._core import SpscProducer as Producer
 from .channel import parse
 from .errors import ClosedError
-from .memory import Region
+from .memory import Region, leave
 
 if TYPE_CHECKING:
     from multiprocessing.resource_sharer import DupFd
@@ -61,6 +61,7 @@ MAX_UNITS: Final = 1 << 30
 MAX_POOL: Final = 1 << 40
 PARAMS: Final = struct.Struct("=IIIIQQQ")
 POOL: Final = struct.Struct("=QQI")
+LOST: Final = struct.Struct("=Q")
 
 
 class Handle(NamedTuple):
@@ -103,14 +104,19 @@ class Ring:
         spin_us = parse(wait).spin_us
         return Producer(self.region.buffer, *fds, spin_us=spin_us, policy=policy)
 
-    def consumer(self, *, wait: str = "block") -> Consumer:
+    def consumer(self, *, latest: bool = False, wait: str = "block") -> Consumer:
         """Take the end that gets.
+
+        Args:
+            latest: Get the newest message each time; what it skips counts as lost.
+            wait: How to wait: ``block``, ``busy`` or ``spin:MICROSECONDS``.
 
         Raises:
             BusyError: A live process, named in the message, holds this end.
         """
         fds = (self._notifier(self._space_fd), self._notifier(self._data_fd))
-        return Consumer(self.region.buffer, *fds, spin_us=parse(wait).spin_us)
+        spin_us = parse(wait).spin_us
+        return Consumer(self.region.buffer, *fds, spin_us=spin_us, latest=latest)
 
     def _notifier(self, fd: int) -> int:
         self.region.fileno()
@@ -131,6 +137,13 @@ class Ring:
     def pool_size(self) -> int:
         """Bytes for messages that go by reference."""
         return int(POOL.unpack_from(self.region.buffer, layout.SPSC_POOL_OFFSET)[1])
+
+    @property
+    def lost(self) -> int:
+        """Messages refused by producers or skipped by consumers since it was made."""
+        ends = (layout.SPSC_PRODUCER, layout.SPSC_CONSUMER)
+        words = [end + layout.END_LOST for end in ends]
+        return sum(LOST.unpack_from(self.region.buffer, word)[0] for word in words)
 
     def _params(self) -> tuple[int, ...]:
         return PARAMS.unpack_from(self.region.buffer, layout.SPSC_MODE)
@@ -165,7 +178,7 @@ class Ring:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        leave(self.close, exc[1])
 
     def __del__(self) -> None:
         if hasattr(self, "_space_fd"):

@@ -35,6 +35,7 @@ NAMES = {
     "OWNER(messages_got)": "MPMC_OWNER_GOT",
     "OWNER(tombstones)": "MPMC_OWNER_TOMBSTONES",
     "OWNER(in_doubt)": "MPMC_OWNER_IN_DOUBT",
+    "OWNER(lost)": "MPMC_OWNER_LOST",
     "sizeof(struct mpmc_slot)": "MPMC_SLOT_HEADER",
     "SLOT(word)": "MPMC_SLOT_WORD",
     "SLOT(length)": "MPMC_SLOT_LENGTH",

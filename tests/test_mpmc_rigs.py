@@ -49,7 +49,9 @@ def test_killed_at_every_store(build, start):
     assert min(counts["points"]) > 0, "a point was never hit"
     assert sum(counts["points"]) >= wanted
     assert counts["torn"] == counts["twice"] == counts["stuck"] == 0
-    assert counts["missing"] <= counts["in_doubt"] <= counts["recovered"]
+    assert counts["missing"] <= counts["in_doubt"] + counts["lost"]
+    assert counts["in_doubt"] <= counts["recovered"]
+    assert counts["lost"] == counts["condemned"] > 0
     assert counts["tombstones"] <= counts["recovered"]
 
 
@@ -74,7 +76,21 @@ def test_control_a_published_dead_slot_is_found(build, rig):
 def test_control_a_lost_count_is_found(build):
     change = ("owners.h", "owner_count_loss(&entry->in_doubt, index)", "(void)0")
     counts = run_rig(build("fault", PLAIN, (change,)), 2_000, 0, 7, 1, status=1)
-    assert counts["missing"] > counts["in_doubt"] == 0
+    assert counts["missing"] > counts["lost"] > counts["in_doubt"] == 0
+
+
+NOBODY_COUNTS = ("owners.h", "        owner_count_drop(&entry->lost, index);\n", "")
+COUNTS_TWICE = (
+    "owners.h",
+    "while ((old & OWNER_FIELD(24)) != tag && !swap64",
+    "while (!swap64",
+)
+
+
+@pytest.mark.parametrize("change", [NOBODY_COUNTS, COUNTS_TWICE])
+def test_control_drops_are_counted_once(build, change):
+    counts = run_rig(build("fault", PLAIN, (change,)), 2_000, 0, 7, 1, status=1)
+    assert counts["lost"] != counts["condemned"]
 
 
 # -- killed from outside, at any moment -----------------------------------------------
@@ -228,8 +244,9 @@ def check_model(tmp_path_factory):
     return check
 
 
-def test_the_model_survives_one_kill_anywhere(check_model):
-    assert "errors: 0" in check_model()
+@pytest.mark.parametrize("defines", [[], ["-DDROPS"]], ids=["gets", "drops"])
+def test_the_model_survives_one_kill_anywhere(check_model, defines):
+    assert "errors: 0" in check_model(*defines)
 
 
 @pytest.mark.soak
@@ -244,6 +261,7 @@ def test_the_model_survives_one_kill_on_every_lap(check_model):
         (["-DNO_RECOVERY"], "invalid end state"),
         (["-DPUBLISH_DEAD"], "assertion violated"),
         (["-DFALSE_DEATH", "-DEACH=2"], "assertion violated"),
+        (["-DTAGLESS", "-DDROPS"], "lost==condemned"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

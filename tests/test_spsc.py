@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rings import layout, spsc
+from rings import broadcast, layout, mpmc, spsc
 from rings.errors import (
     BusyError,
     ClosedError,
@@ -619,6 +619,29 @@ def test_attach_by_numbers():
     with pytest.raises(ClosedError):
         ring.producer()
     assert repr(ring) == "<spsc.Ring closed>"
+
+
+@pytest.mark.parametrize("rings_of", [spsc, mpmc, broadcast])
+def test_every_ring_is_made_and_attached_alike(rings_of):
+    with (
+        rings_of.create(slots=4, slot_size=8) as ring,
+        rings_of.attach(*ring.handle()) as twin,
+        twin.consumer() as consumer,
+        ring.producer() as producer,
+    ):
+        producer.put(number(1))
+        assert consumer.get() == number(1)
+
+
+@pytest.mark.parametrize("create", [spsc.create, mpmc.create, broadcast.create])
+def test_what_went_wrong_inside_is_worth_more_than_busy(create):
+    with pytest.raises(ZeroDivisionError), create() as ring:  # noqa: PT012
+        end = ring.consumer()
+        raise ZeroDivisionError
+    with pytest.raises(BusyError), ring:
+        pass
+    end.close()
+    ring.close()
 
 
 def test_end_layout_is_as_documented():

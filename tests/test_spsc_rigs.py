@@ -50,7 +50,7 @@ KINDS = ["slots", "records", "references"]
 FILLING = {
     "slots": {"spsc_fill"},
     "records": {"spsc_record_mark", "rig_store"},
-    "references": {"spsc_record_mark", "spsc_message_claim", "rig_store"},
+    "references": {"spsc_record_mark", "spsc_reference_claim", "rig_store"},
 }
 
 
@@ -64,6 +64,29 @@ def test_killed_at_every_store(build, kind, define):
     assert sum(counts["kills"].values()) >= KILLS // 3
     assert counts["again"] > 0, "nobody died between looking and releasing"
     assert counts["messages"] > 1000
+
+
+def test_killed_at_every_store_of_a_skip(build):
+    counts = run_rig(build("spsc_fault"), KILLS // 3, WRAP, 7, 3)
+    assert {"spsc_skip", "spsc_release", "spsc_fill"} <= counts["kills"].keys()
+    assert counts["messages"] > 1000
+
+
+COUNTS_FIRST = (
+    "spsc_latest.h",
+    "    bool tell = spsc_release(end, units);\n",
+    """    atomic_store(&mine->lost, lost);
+    bool tell = spsc_release(end, units);
+""",
+)
+COUNTS_LAST = ("spsc_latest.h", "if (done && lost >", "if (false && done && lost >")
+BELIEVES = ("spsc_latest.h", "if (done && lost >", "if ((done || true) && lost >")
+
+
+@pytest.mark.parametrize("change", [COUNTS_FIRST, COUNTS_LAST, BELIEVES])
+def test_control_a_skip_that_is_not_counted_once_is_found(build, change):
+    counts = run_rig(build("spsc_fault", (change,)), 3000, 0, 7, 3, status=1)
+    assert counts["missing"]
 
 
 RESETS = (

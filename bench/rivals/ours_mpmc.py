@@ -24,7 +24,7 @@ class Mpmc(Adapter):
         self.needs_two_cores = manner == "busy"
 
     def create(self, spec: Spec) -> Any:
-        return mpmc.Ring.create(slots=max(2, spec.slots), slot_size=spec.size)
+        return mpmc.create(slots=max(2, spec.slots), slot_size=spec.size)
 
     def sender(self, made: Any, index: int) -> Sender:
         producer = made.producer(spin_us=self.spin_us)

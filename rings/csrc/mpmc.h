@@ -11,6 +11,9 @@
  *                      v                               +-----(in doubt)--+
  *                   TOMB(i) ----------- skipped by whoever meets it -----+
  *
+ * Who drops the oldest message (a policy) takes it into DROPPING instead of READING:
+ * the same to everybody else, but counted as lost, by itself or by who recovers it.
+ *
  * The claim and the name of the claimer are the same swap, so a dead owner's
  * slots can be told from a live one's at every instant; seq never repeats (but
  * modulo 2^48, see below), so a swap prepared for one lap fails on every other.
@@ -67,6 +70,7 @@ enum mpmc_state {
     MPMC_FULL = 2,
     MPMC_READING = 3,
     MPMC_TOMB = 4,
+    MPMC_DROPPING = 5, /* READING by somebody who throws the message away */
 };
 
 enum mpmc_side { MPMC_PUT = 0, MPMC_GET = 1 };
@@ -93,7 +97,8 @@ _Static_assert(offsetof(struct mpmc_side_words, shut) == 136, "LAYOUT.md");
 _Static_assert(sizeof(struct mpmc_side_words) == 256, "LAYOUT.md");
 
 /* One member.  `word` = {state:4, generation:19, deaths:19, pid:22}; the counts of
- * losses are {count:24, index + 1:40}, so that counting twice is impossible. */
+ * losses are {count:24, index + 1:40}, so that counting twice is impossible; what was
+ * dropped is {count:40, tag:24}, see owner_count_drop. */
 struct mpmc_owner {
     shared_u64 word;
     shared_u64 start_time; /* clock ticks since boot */
@@ -102,7 +107,7 @@ struct mpmc_owner {
     shared_u64 messages_got;
     shared_u64 tombstones;
     shared_u64 in_doubt;
-    uint64_t reserved;
+    shared_u64 lost;
 };
 _Static_assert(offsetof(struct mpmc_owner, start_time) == 8, "LAYOUT.md");
 _Static_assert(offsetof(struct mpmc_owner, pid_space) == 16, "LAYOUT.md");
@@ -110,6 +115,7 @@ _Static_assert(offsetof(struct mpmc_owner, messages_put) == 24, "LAYOUT.md");
 _Static_assert(offsetof(struct mpmc_owner, messages_got) == 32, "LAYOUT.md");
 _Static_assert(offsetof(struct mpmc_owner, tombstones) == 40, "LAYOUT.md");
 _Static_assert(offsetof(struct mpmc_owner, in_doubt) == 48, "LAYOUT.md");
+_Static_assert(offsetof(struct mpmc_owner, lost) == 56, "LAYOUT.md");
 _Static_assert(sizeof(struct mpmc_owner) == 64, "LAYOUT.md");
 
 struct mpmc_header {
@@ -392,7 +398,7 @@ static inline enum mpmc_result mpmc_ready(struct mpmc *ring, uint64_t *at)
         int64_t past = mpmc_past(seen, index);
         enum mpmc_state state = mpmc_state(seen);
         *at = index;
-        if (past > 0 || (past == 0 && state == MPMC_READING))
+        if (past > 0 || (past == 0 && (state == MPMC_READING || state == MPMC_DROPPING)))
             index = mpmc_onward(ring, MPMC_GET, index);
         else if (past < 0)
             return past == -(int64_t)ring->nr_slots ? MPMC_WOULD_BLOCK : MPMC_BROKEN;
@@ -417,6 +423,20 @@ static inline bool mpmc_take(struct mpmc *ring, struct mpmc_slot *slot, uint64_t
                         mpmc_make(index, ring->owner, MPMC_READING));
     FAULT(5);
     return taken;
+}
+
+/* Take the message at `index` to throw it away, and free its slot: each once, or false. */
+static inline bool mpmc_condemn(struct mpmc *ring, uint64_t index)
+{
+    return swap64(&mpmc_slot(ring, index)->word, mpmc_make(index, 0, MPMC_FULL),
+                  mpmc_make(index, ring->owner, MPMC_DROPPING));
+}
+
+static inline bool mpmc_free_condemned(struct mpmc *ring, uint64_t index)
+{
+    /* release: slot-freed; full barrier: room-announced. */
+    return swap64(&mpmc_slot(ring, index)->word, mpmc_make(index, ring->owner, MPMC_DROPPING),
+                  mpmc_make(index + ring->nr_slots, 0, MPMC_FREE));
 }
 
 /* False if we were taken for dead: then the message counts as in doubt. */

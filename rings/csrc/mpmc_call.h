@@ -34,9 +34,10 @@ struct mpmc_member {
     struct stall stall[2];
     bool no_recovery;        /* the rigs' control */
     /* What a message refers to changes hands while its slot does: called with the slot
-     * claimed and filled, and with the slot taken and copied; or NULL. */
+     * claimed and filled, with the slot taken and copied or to be dropped; or NULL. */
     void (*sending)(struct mpmc_member *member, const void *data, uint32_t length);
     void (*receiving)(struct mpmc_member *member, const void *data, uint32_t length);
+    void (*dropping)(struct mpmc_member *member, const void *data, uint32_t length);
 };
 
 static inline void mpmc_notify(int event_fd)
@@ -145,8 +146,9 @@ static inline bool mpmc_get_at(struct mpmc_member *member, uint64_t at, void *ou
 
 /* A run: consecutive messages of one call, each complete before the next is begun. */
 struct run {
-    uint64_t at;   /* where the next one is looked for */
-    uint64_t last; /* of ours */
+    uint64_t at;     /* where the next one is looked for */
+    uint64_t looked; /* by a put that failed: it may have looked before the run */
+    uint64_t last;   /* of ours */
     uint64_t done;
     enum mpmc_result result; /* what ended it */
 };
@@ -166,9 +168,11 @@ static inline bool mpmc_run_put(struct mpmc_member *member, struct run *run, con
                                 uint32_t length)
 {
     struct mpmc_slot *slot;
-    run->result = mpmc_fill_at(member, &run->at, &slot, data, length);
+    run->looked = run->at;
+    run->result = mpmc_fill_at(member, &run->looked, &slot, data, length);
     if (run->result != MPMC_OK)
         return false;
+    run->at = run->looked;
     bool ours = mpmc_publish_in_run(&member->ring, slot, run->at);
     FAULT(4);
     if (!ours) {
@@ -301,6 +305,65 @@ __attribute__((cold)) static inline bool mpmc_unstall(struct mpmc_member *member
     owner_recover(ring, owner, entry);
     mpmc_notify_recovery(member);
     return true;
+}
+
+/* ---- dropping the oldest ------------------------------------------------------------ */
+
+/* Throw the peeked message away, and count it as lost.  False if somebody else took it. */
+static inline bool mpmc_drop_at(struct mpmc_member *member, uint64_t at, uint32_t length)
+{
+    struct mpmc *ring = &member->ring;
+    shared_u64 *lost = &owner_entry(ring, ring->owner)->lost;
+    owner_forget_tag(lost, at);
+    if (!mpmc_condemn(ring, at))
+        return false;
+    FAULT(13);
+    if (member->dropping != NULL)
+        member->dropping(member, mpmc_slot(ring, at)->data, length);
+    owner_count_drop(lost, at);
+    FAULT(14);
+    mpmc_free_condemned(ring, at);
+    mpmc_notify_sleepers(member, MPMC_PUT);
+    mpmc_advance(ring, MPMC_GET, at + 1);
+    return true;
+}
+
+/* Peek, settling on the way what the dead left. */
+static inline enum mpmc_result mpmc_peek_unstalling(struct mpmc_member *member, uint64_t *at,
+                                                    uint32_t *length)
+{
+    enum mpmc_result result;
+    do
+        result = mpmc_peek(member, at, length);
+    while (result == MPMC_STALLED && mpmc_unstall(member, MPMC_GET, *at));
+    return result;
+}
+
+/* Make room by one message: MPMC_OK if the oldest is gone, by our hand or another's. */
+static inline enum mpmc_result mpmc_drop_oldest(struct mpmc_member *member)
+{
+    uint64_t at = mpmc_index(&member->ring, MPMC_GET);
+    uint32_t length;
+    enum mpmc_result result = mpmc_peek_unstalling(member, &at, &length);
+    if (result == MPMC_OK)
+        mpmc_drop_at(member, at, length);
+    return result;
+}
+
+/* Drop messages as long as there is a newer one, at most a ring of them: producers may be
+ * faster.  Not up to prod, which may lag behind the newest. */
+static inline void mpmc_drop_to_newest(struct mpmc_member *member)
+{
+    uint64_t at = mpmc_index(&member->ring, MPMC_GET);
+    uint32_t length;
+    for (uint32_t i = 0; i < member->ring.nr_slots; i++) {
+        if (mpmc_peek_unstalling(member, &at, &length) != MPMC_OK)
+            return;
+        uint64_t newer = at + 1;
+        if (mpmc_ready(&member->ring, &newer) != MPMC_OK)
+            return;
+        mpmc_drop_at(member, at, length);
+    }
 }
 
 static inline enum mpmc_result mpmc_put_unstalling(struct mpmc_member *member, uint64_t *at,

@@ -182,6 +182,35 @@ static inline void owner_count_loss(shared_u64 *counter, uint64_t index)
     FAULT(10);
 }
 
+/* What was dropped is counted between taking its slot and freeing it, by the member or,
+ * if it died there, by a recoverer: `tag` says that the message at this index has been
+ * counted already.  It is shorter than an index, so the member clears one that happens
+ * to fit before it takes the slot. */
+static inline uint64_t owner_drop_tag(uint64_t index)
+{
+    return UINT64_C(1) << 23 | (index & OWNER_FIELD(23)); /* never 0, and of any width */
+}
+
+static inline void owner_forget_tag(shared_u64 *lost, uint64_t index)
+{
+    uint64_t old = load64(lost);
+    if ((old & OWNER_FIELD(24)) == owner_drop_tag(index))
+        swap64(lost, old, old & ~OWNER_FIELD(24));
+}
+
+static inline void owner_count_drop(shared_u64 *lost, uint64_t index)
+{
+    uint64_t tag = owner_drop_tag(index), old = load64(lost);
+    while ((old & OWNER_FIELD(24)) != tag && !swap64(lost, old, ((old >> 24) + 1) << 24 | tag))
+        old = load64(lost);
+}
+
+/* Count messages that were refused: they have no index. */
+static inline void owner_count_refused(shared_u64 *lost, uint64_t count)
+{
+    atomic_fetch_add_explicit(lost, count << 24, memory_order_relaxed);
+}
+
 /* Settle one slot of a dead member.  `seen` was loaded before the caller found the
  * entry unchanged, so it is the dead one's and not a successor's. */
 static inline void owner_settle(struct mpmc *ring, struct mpmc_owner *entry,
@@ -193,6 +222,9 @@ static inline void owner_settle(struct mpmc *ring, struct mpmc_owner *entry,
         swap64(&slot->word, seen, mpmc_make(index, 0, MPMC_TOMB));
     } else if (mpmc_state(seen) == MPMC_READING) {
         owner_count_loss(&entry->in_doubt, index);
+        swap64(&slot->word, seen, mpmc_make(index + ring->nr_slots, 0, MPMC_FREE));
+    } else if (mpmc_state(seen) == MPMC_DROPPING) {
+        owner_count_drop(&entry->lost, index);
         swap64(&slot->word, seen, mpmc_make(index + ring->nr_slots, 0, MPMC_FREE));
     }
     FAULT(11);

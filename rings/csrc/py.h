@@ -74,4 +74,10 @@ int py_add_mpmc(PyObject *module);
 int py_add_queue(PyObject *module);
 int py_add_atomics(PyObject *module);
 
+/* What a put does that finds no room; the words are the same on every ring. */
+enum policy { POLICY_BLOCK, POLICY_DROP_NEW, POLICY_ERROR, POLICY_DROP_OLD };
+
+/* By its name; -1 with an exception. */
+int py_policy(const char *name, bool may_drop_old, enum policy *policy);
+
 #endif

@@ -24,6 +24,14 @@ void member_close_fd(int *fd)
     *fd = -1;
 }
 
+static int join(Mpmc *self)
+{
+    if (!mpmc_join(&self->member, self->region_fd))
+        return mpmc_full_table();
+    self->lost_before = load64(member_lost_word(self)) >> 24;
+    return 0;
+}
+
 /* A forked child becomes a member of its own; its epolls would be the parent's. */
 int member_rejoin(Mpmc *self)
 {
@@ -33,7 +41,7 @@ int member_rejoin(Mpmc *self)
     self->wake_taken[0] = self->wake_taken[1] = false;
     self->waiting = 0;
     self->forks = py_fork_count();
-    return mpmc_join(&self->member, self->region_fd) ? 0 : mpmc_full_table();
+    return join(self);
 }
 
 int member_closed(void)
@@ -90,7 +98,7 @@ static int join_ring(Mpmc *self, long spin_us)
     }
     for (int side = 0; side < 2; side++)
         self->spin[side].max_ns = spin_us < 0 ? SPIN_FOREVER : (uint64_t)spin_us * 1000;
-    return mpmc_join(&self->member, self->region_fd) ? 0 : mpmc_full_table();
+    return join(self);
 }
 
 int member_open(Mpmc *self, PyObject *ring, long spin_us)
@@ -106,22 +114,54 @@ int member_open(Mpmc *self, PyObject *ring, long spin_us)
     return 0;
 }
 
-static PyObject *member_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"ring", "spin_us", NULL};
+struct options {
     PyObject *ring;
-    long spin_us = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$l", names, &ring, &spin_us))
-        return NULL;
+    long spin_us;
+    const char *policy;
+    int latest;
+};
+
+static PyObject *member_make(PyTypeObject *type, const struct options *options)
+{
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Mpmc *self = (Mpmc *)alloc(type, 0);
     if (self == NULL)
         return NULL;
-    if (member_open(self, ring, spin_us) < 0) {
+    self->latest = options->latest;
+    if (member_open(self, options->ring, options->spin_us) < 0 ||
+        py_policy(options->policy, true, &self->policy) < 0) {
         Py_DECREF(self);
         return NULL;
     }
     return (PyObject *)self;
+}
+
+static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"ring", "spin_us", "policy", NULL};
+    struct options o = {.policy = "block"};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$ls", names, &o.ring, &o.spin_us, &o.policy))
+        return NULL;
+    return member_make(type, &o);
+}
+
+static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"ring", "spin_us", "latest", NULL};
+    struct options o = {.policy = "block"};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$lp", names, &o.ring, &o.spin_us, &o.latest))
+        return NULL;
+    return member_make(type, &o);
+}
+
+static PyObject *member_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"ring", "spin_us", "policy", "latest", NULL};
+    struct options o = {.policy = "block"};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$lsp", names, &o.ring, &o.spin_us, &o.policy,
+                                     &o.latest))
+        return NULL;
+    return member_make(type, &o);
 }
 
 static void member_dealloc(Mpmc *self)
@@ -212,6 +252,14 @@ static PyObject *get_owner(Mpmc *self, void *unused)
     return member_check(self) < 0 ? NULL : PyLong_FromUnsignedLong(self->member.ring.owner);
 }
 
+PyObject *member_lost(Mpmc *self, void *unused)
+{
+    if (member_check(self) < 0)
+        return NULL;
+    uint64_t lost = (load64(member_lost_word(self)) >> 24) - self->lost_before;
+    return PyLong_FromUnsignedLongLong(lost);
+}
+
 static PyObject *get_closed(Mpmc *self, void *unused)
 {
     return PyBool_FromLong(self->closed);
@@ -246,7 +294,8 @@ static PyObject *initialise(PyObject *module, PyObject *args)
 
 PyDoc_STRVAR(try_put_doc, "try_put($self, message, /)\n--\n\nPut it; False if the ring is full.");
 PyDoc_STRVAR(put_doc, "put($self, message, timeout=None)\n--\n\n"
-                      "Put it, waiting for room; TimeoutError after `timeout` seconds.");
+                      "Put it, waiting for room; TimeoutError after `timeout` seconds.\n"
+                      "False if the policy dropped it.");
 PyDoc_STRVAR(put_many_doc,
              "put_many($self, messages, /)\n--\n\n"
              "Put messages of a sequence until the ring is full; how many were put.");
@@ -300,6 +349,7 @@ static PyMethodDef member_methods[] = {PUT_METHODS, GET_METHODS, ALL_METHODS};
 
 static PyGetSetDef member_getset[] = {
     {"size", (getter)get_size, NULL, "Messages in the ring now.", NULL},
+    {"lost", (getter)member_lost, NULL, "Messages that we dropped, by policy or latest.", NULL},
     {"owner", (getter)get_owner, NULL, "Our number in the table of members.", NULL},
     {"closed", (getter)get_closed, NULL, "True after close().", NULL},
     {"ring", (getter)get_ring, NULL, "The ring we are a member of.", NULL},
@@ -309,16 +359,19 @@ static PyGetSetDef member_getset[] = {
 #define MPMC_SPEC(kind, text)                                                               \
     static PyType_Slot kind##_slots[] = {                                                   \
         {Py_tp_doc, text},                                                                  \
-        {Py_tp_new, member_new},                                                            \
+        {Py_tp_new, kind##_new},                                                            \
         {Py_tp_dealloc, member_dealloc},                                                    \
         {Py_tp_methods, kind##_methods},                                                    \
         {Py_tp_getset, member_getset},                                                      \
         {0, NULL},                                                                          \
     }
 
-MPMC_SPEC(producer, "Producer(ring, *, spin_us=0)\n--\n\nA member of an MPMC ring that puts.");
-MPMC_SPEC(consumer, "Consumer(ring, *, spin_us=0)\n--\n\nA member of an MPMC ring that gets.");
-MPMC_SPEC(member, "Member(ring, *, spin_us=0)\n--\n\nA member of an MPMC ring that does both.");
+MPMC_SPEC(producer, "Producer(ring, *, spin_us=0, policy='block')\n--\n\n"
+                    "A member of an MPMC ring that puts.");
+MPMC_SPEC(consumer, "Consumer(ring, *, spin_us=0, latest=False)\n--\n\n"
+                    "A member of an MPMC ring that gets.");
+MPMC_SPEC(member, "Member(ring, *, spin_us=0, policy='block', latest=False)\n--\n\n"
+                  "A member of an MPMC ring that does both.");
 
 static PyType_Spec specs[] = {
     {"rings._core.MpmcProducer", sizeof(Mpmc), 0, Py_TPFLAGS_DEFAULT, producer_slots},

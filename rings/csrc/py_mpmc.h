@@ -17,6 +17,9 @@ typedef struct {
     int region_fd;
     unsigned forks;
     unsigned waiting;    /* threads of ours inside a wait */
+    enum policy policy;  /* of put */
+    bool latest;         /* get takes the newest and drops the others */
+    uint64_t lost_before; /* by those who had our number before us */
     bool closed;
 } Mpmc;
 
@@ -33,6 +36,7 @@ void member_tear_down(Mpmc *self);
 void member_close_fd(int *fd);
 /* Join the ring; `self` is zeroes.  0, or -1 with an error: then let it be deallocated. */
 int member_open(Mpmc *self, PyObject *ring, long spin_us);
+PyObject *member_lost(Mpmc *self, void *unused);
 /* Keep the memory and the membership over a close, until member_let_go. */
 void member_hold(Mpmc *self);
 void member_let_go(Mpmc *self);
@@ -45,6 +49,8 @@ PyObject *member_raise(enum mpmc_result result);
 PyObject *member_timed_out(Mpmc *self, enum mpmc_side side, enum mpmc_result result);
 PyObject *member_too_long(Mpmc *self, Py_ssize_t length);
 int member_record_size(Mpmc *self, const Py_buffer *records, Py_ssize_t size);
+/* A put found no room: 1 look again, 0 give the message up, -1 with an error set. */
+int member_no_room(Mpmc *self, enum mpmc_result result, uint64_t deadline_ns);
 /* Wait until `side` may be tried again: 0, or -1 with an error set. */
 int member_wait(Mpmc *self, enum mpmc_side side, enum mpmc_result result, uint64_t deadline_ns);
 /* Wait for the change, or for a slice: 0, or -1 with an error set. */
@@ -73,6 +79,17 @@ static inline int member_check(Mpmc *self)
     if (self->closed)
         return member_closed();
     return self->forks == py_fork_count() ? 0 : member_rejoin(self);
+}
+
+static inline void member_skip(Mpmc *self)
+{
+    if (self->latest)
+        mpmc_drop_to_newest(&self->member);
+}
+
+static inline shared_u64 *member_lost_word(Mpmc *self)
+{
+    return &owner_entry(&self->member.ring, self->member.ring.owner)->lost;
 }
 
 /* What a finished run returns: its count, or the error that came before any. */

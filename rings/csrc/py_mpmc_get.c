@@ -46,6 +46,7 @@ static inline PyObject *get_run(Mpmc *self, struct run *run, bool alone)
 
 static PyObject *get_once(Mpmc *self, struct run *run)
 {
+    member_skip(self);
     *run = mpmc_run(&self->member, MPMC_GET);
     return get_run(self, run, true);
 }
@@ -108,6 +109,7 @@ PyObject *member_get_many(Mpmc *self, PyObject *limit)
         return NULL;
     if (count < 1)
         return PyErr_Format(PyExc_ValueError, "limit must be 1 or more, not %zd", count);
+    member_skip(self);
     Py_ssize_t size = (Py_ssize_t)mpmc_size(&self->member.ring);
     if (count > size)
         count = size ? size : 1;
@@ -157,6 +159,7 @@ PyObject *member_get_records(Mpmc *self, PyObject *args)
         PyBuffer_Release(&records);
         return NULL;
     }
+    member_skip(self);
     struct run run = mpmc_run(&self->member, MPMC_GET);
     int rc = get_into(self, &run, &records, size);
     mpmc_run_end(&self->member, MPMC_GET, &run);

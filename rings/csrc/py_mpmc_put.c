@@ -42,21 +42,23 @@ PyObject *member_try_put(Mpmc *self, PyObject *message)
     return result < 0 ? member_raise(result) : PyBool_FromLong(result == MPMC_OK);
 }
 
+/* 1 put, 0 dropped, -1 with an error set. */
 static int put_waiting(Mpmc *self, const Py_buffer *data, uint64_t deadline_ns)
 {
-    for (;;) {
+    int goes_on = 1;
+    while (goes_on > 0) {
         uint64_t at;
         enum mpmc_result result =
             mpmc_put_unstalling(&self->member, &at, data->buf, (uint32_t)data->len);
         if (result == MPMC_OK)
-            return 0;
+            return 1;
         if (result < 0) {
             member_raise(result);
             return -1;
         }
-        if (member_wait(self, MPMC_PUT, result, deadline_ns) < 0)
-            return -1;
+        goes_on = member_no_room(self, result, deadline_ns);
     }
+    return goes_on;
 }
 
 PyObject *member_put(Mpmc *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -70,7 +72,7 @@ PyObject *member_put(Mpmc *self, PyObject *const *args, Py_ssize_t nargs, PyObje
         return NULL;
     int rc = put_waiting(self, &data, deadline_ns);
     give_buffer(&data);
-    return rc < 0 ? NULL : py_none();
+    return rc < 0 ? NULL : PyBool_FromLong(rc);
 }
 
 static inline bool put_run(Mpmc *self, struct run *run, const void *data, uint32_t length)
@@ -78,7 +80,7 @@ static inline bool put_run(Mpmc *self, struct run *run, const void *data, uint32
     do
         if (mpmc_run_put(&self->member, run, data, length))
             return true;
-    while (run->result == MPMC_STALLED && mpmc_unstall(&self->member, MPMC_PUT, run->at));
+    while (run->result == MPMC_STALLED && mpmc_unstall(&self->member, MPMC_PUT, run->looked));
     return false;
 }
 

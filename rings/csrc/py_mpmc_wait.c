@@ -186,6 +186,23 @@ int member_wait(Mpmc *self, enum mpmc_side side, enum mpmc_result result,
     return sleep_open(&wait, stalled ? now + slice_ns : NO_DEADLINE, deadline_ns);
 }
 
+int member_no_room(Mpmc *self, enum mpmc_result result, uint64_t deadline_ns)
+{
+    if (self->policy == POLICY_DROP_NEW) {
+        owner_count_refused(member_lost_word(self), 1);
+        return 0;
+    }
+    if (self->policy == POLICY_ERROR) {
+        member_timed_out(self, MPMC_PUT, result);
+        return -1;
+    }
+    /* A slot in somebody's hands is waited for: dropping others would not free it. */
+    bool full = self->policy == POLICY_DROP_OLD && result == MPMC_WOULD_BLOCK;
+    if (full && mpmc_drop_oldest(&self->member) == MPMC_OK)
+        return 1;
+    return member_wait(self, MPMC_PUT, result, deadline_ns) < 0 ? -1 : 1;
+}
+
 int member_wait_change(Mpmc *self, const struct change *change, uint64_t slice_ns,
                        uint64_t deadline_ns)
 {

@@ -100,6 +100,19 @@ static void receiving(struct mpmc_member *member, const void *frame, uint32_t le
     hand_over(member, frame, length, BLOCK_HELD);
 }
 
+/* A dropped message's blocks are free while its slot still is in our hands: who dies in
+ * between leaves blocks that no slot refers to, to be collected. */
+static void dropping(struct mpmc_member *member, const void *frame, uint32_t length)
+{
+    Queue *self = (Queue *)((char *)member - offsetof(Mpmc, member));
+    struct reference run;
+    if (length != sizeof run || *(const uint8_t *)frame < FRAME_IN_BLOCKS)
+        return;
+    memcpy(&run, frame, sizeof run);
+    if (blocks_has(&self->blocks, &run))
+        blocks_free(&self->blocks, &run, member);
+}
+
 /* ---- life ---------------------------------------------------------------------------- */
 
 static int read_number(PyObject *object, const char *name, uint32_t *out)
@@ -157,24 +170,27 @@ static int open_queue(Queue *self, PyObject *ring, PyObject *pool, PyObject *cod
     }
     self->mpmc.member.sending = sending;
     self->mpmc.member.receiving = receiving;
+    self->mpmc.member.dropping = dropping;
     return open_pool(self, pool) < 0 || open_codec(self, codec) < 0 ? -1 : 0;
 }
 
 static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"ring", "pool", "codec", "views", "spin_us", NULL};
+    static char *names[] = {"ring", "pool", "codec", "views", "spin_us", "policy", NULL};
     PyObject *ring, *pool, *codec;
+    const char *policy = "block";
     int views = 0;
     long spin_us = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!|$pl", names, &ring, &pool,
-                                     &PyTuple_Type, &codec, &views, &spin_us))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!|$pls", names, &ring, &pool,
+                                     &PyTuple_Type, &codec, &views, &spin_us, &policy))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Queue *self = (Queue *)alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->views = views;
-    if (open_queue(self, ring, pool, codec, spin_us) < 0) {
+    if (open_queue(self, ring, pool, codec, spin_us) < 0 ||
+        py_policy(policy, true, &self->mpmc.policy) < 0) {
         Py_DECREF((PyObject *)self);
         return NULL;
     }
@@ -254,7 +270,8 @@ static int deadline_of(PyObject *block, PyObject *timeout, uint64_t *deadline_ns
 
 PyDoc_STRVAR(put_doc, "put($self, obj, block=True, timeout=None)\n--\n\n"
                       "Put an object, waiting for room; Full if there is none in time.\n\n"
-                      "On return it is in the queue, whatever becomes of this process.");
+                      "On return it is in the queue, whatever becomes of this process;\n"
+                      "False if the queue's policy dropped it.");
 
 static PyObject *put(Queue *self, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords)
 {
@@ -266,18 +283,16 @@ static PyObject *put(Queue *self, PyObject *const *args, Py_ssize_t nargs, PyObj
         return NULL;
     if (in[0] == NULL)
         return PyErr_Format(PyExc_TypeError, "put() misses its argument 'obj'");
-    if (queue_check_open(self) < 0 || queue_put_object(self, in[0], deadline_ns) < 0)
-        return NULL;
-    return py_none();
+    int rc = queue_check_open(self) < 0 ? -1 : queue_put_object(self, in[0], deadline_ns);
+    return rc < 0 ? NULL : PyBool_FromLong(rc);
 }
 
 PyDoc_STRVAR(put_nowait_doc, "put_nowait($self, obj, /)\n--\n\nPut an object, or raise Full.");
 
 static PyObject *put_nowait(Queue *self, PyObject *object)
 {
-    if (queue_check_open(self) < 0 || queue_put_object(self, object, TRY_ONCE) < 0)
-        return NULL;
-    return py_none();
+    int rc = queue_check_open(self) < 0 ? -1 : queue_put_object(self, object, TRY_ONCE);
+    return rc < 0 ? NULL : PyBool_FromLong(rc);
 }
 
 /* After an error in a batch: keep it if nothing was done yet or nobody may miss it. */
@@ -305,11 +320,15 @@ static PyObject *put_many(Queue *self, PyObject *const *args, Py_ssize_t nargs,
     if (objects == NULL)
         return in[0] ? NULL : PyErr_Format(PyExc_TypeError, "put_many() misses 'objects'");
     Py_ssize_t count = PyTuple_Size(objects), done = 0;
-    while (done < count && queue_check_open(self) == 0 &&
-           queue_put_object(self, PyTuple_GetItem(objects, done), deadline_ns) == 0)
-        done++;
+    int rc = 0;
+    for (Py_ssize_t i = 0; i < count && rc >= 0; i++) {
+        rc = queue_check_open(self);
+        if (rc == 0)
+            rc = queue_put_object(self, PyTuple_GetItem(objects, i), deadline_ns);
+        done += rc > 0;
+    }
     Py_DECREF(objects);
-    if (done < count && batch_failed(done))
+    if (rc < 0 && batch_failed(done))
         return NULL;
     PyErr_Clear();
     return PyLong_FromSsize_t(done);
@@ -491,6 +510,11 @@ static PyObject *get_is_shutdown(Queue *self, void *unused)
                                       : PyBool_FromLong(mpmc_shut(&self->mpmc.member.ring) != 0);
 }
 
+static PyObject *get_lost(Queue *self, void *unused)
+{
+    return queue_check_open(self) < 0 ? NULL : member_lost(&self->mpmc, NULL);
+}
+
 static PyObject *get_closed(Queue *self, void *unused)
 {
     return PyBool_FromLong(self->mpmc.closed);
@@ -528,6 +552,7 @@ static PyMethodDef queue_methods[] = {
 };
 
 static PyGetSetDef queue_getset[] = {
+    {"lost", (getter)get_lost, NULL, "Objects that this member dropped by its policy.", NULL},
     {"blocks_used", (getter)get_blocks_used, NULL, "Blocks of the pool in use.", NULL},
     {"is_shutdown", (getter)get_is_shutdown, NULL, "Whether shutdown() was called.", NULL},
     {"closed", (getter)get_closed, NULL, "True after close() in this process.", NULL},
@@ -536,7 +561,7 @@ static PyGetSetDef queue_getset[] = {
 };
 
 static PyType_Slot queue_slots[] = {
-    {Py_tp_doc, "QueueMember(ring, pool, codec, *, views=False, spin_us=0)\n--\n\n"
+    {Py_tp_doc, "QueueMember(ring, pool, codec, *, views=False, spin_us=0, policy='block')\n--\n\n"
                 "A member of an MPMC ring that puts and gets objects; see rings.Queue."},
     {Py_tp_new, queue_new},
     {Py_tp_dealloc, queue_dealloc},

@@ -50,7 +50,8 @@ int64_t queue_collect(Queue *self);
 /* Copy, without the GIL if it takes long. */
 void queue_copy(void *to, const void *from, size_t length);
 
-/* 0, or -1 raised: Full, ShutDown, ValueError, or what pickling raised. */
+/* 1 put, 0 dropped by the policy, -1 raised: Full, ShutDown, ValueError, or what
+ * pickling raised. */
 int queue_put_object(Queue *self, PyObject *object, uint64_t deadline_ns);
 
 /* NULL raised: Empty, ShutDown, or what unpickling raised. */

@@ -12,22 +12,42 @@ struct parts {
 
 /* ---- into a slot --------------------------------------------------------------- */
 
+static bool is_late(const Queue *self, uint64_t deadline_ns)
+{
+    return self->mpmc.policy == POLICY_ERROR || deadline_ns == TRY_ONCE || now_ns() >= deadline_ns;
+}
+
+/* 1 look again, 0 the object is dropped, -1 raised. */
+static int no_slot(Queue *self, enum mpmc_result result, uint64_t deadline_ns)
+{
+    bool full = result == MPMC_WOULD_BLOCK; /* else a slot is in somebody's hands */
+    if (self->mpmc.policy == POLICY_DROP_NEW) {
+        owner_count_refused(member_lost_word(&self->mpmc), 1);
+        return 0;
+    }
+    if (self->mpmc.policy == POLICY_DROP_OLD && full &&
+        mpmc_drop_oldest(&self->mpmc.member) == MPMC_OK)
+        return 1;
+    if (is_late(self, deadline_ns))
+        return queue_raise_late(self, "Full", MPMC_PUT, result);
+    return member_wait(&self->mpmc, MPMC_PUT, result, deadline_ns) < 0 ? -1 : 1;
+}
+
 static int put_frame(Queue *self, const void *frame, uint32_t length, uint64_t deadline_ns)
 {
-    for (;;) {
+    int goes_on = 1;
+    while (goes_on > 0) {
         uint64_t at;
         enum mpmc_result result = mpmc_put_unstalling(&self->mpmc.member, &at, frame, length);
         if (result == MPMC_OK)
-            return 0;
+            return 1;
         if (result < 0) {
             member_raise(result);
             return -1;
         }
-        if (deadline_ns == TRY_ONCE || now_ns() >= deadline_ns)
-            return queue_raise_late(self, "Full", MPMC_PUT, result);
-        if (member_wait(&self->mpmc, MPMC_PUT, result, deadline_ns) < 0)
-            return -1;
+        goes_on = no_slot(self, result, deadline_ns);
     }
+    return goes_on;
 }
 
 static int put_inline(Queue *self, uint8_t kind, const Py_buffer *data, uint64_t deadline_ns)
@@ -103,7 +123,14 @@ static int wait_blocks(Queue *self, const struct change *change, uint64_t deadli
     return member_wait_change(&self->mpmc, change, COLLECT_SLICE_NS, deadline_ns);
 }
 
-/* The first of `count` blocks that are ours now, or NO_RUN raised. */
+/* Whether it is worth looking for blocks again at once. */
+static bool made_room(Queue *self)
+{
+    return collect_due(self) || (self->mpmc.policy == POLICY_DROP_OLD &&
+                                 mpmc_drop_oldest(&self->mpmc.member) == MPMC_OK);
+}
+
+/* The first of `count` blocks that are ours now; NO_RUN if raised, or to be dropped. */
 static uint32_t claim_blocks(Queue *self, uint32_t count, uint64_t deadline_ns)
 {
     for (;;) {
@@ -111,9 +138,13 @@ static uint32_t claim_blocks(Queue *self, uint32_t count, uint64_t deadline_ns)
         uint32_t first = blocks_claim(&self->blocks, count, &self->mpmc.member);
         if (first != NO_RUN)
             return first;
-        if (collect_due(self))
+        if (made_room(self))
             continue;
-        if (deadline_ns == TRY_ONCE || now_ns() >= deadline_ns) {
+        if (self->mpmc.policy == POLICY_DROP_NEW) {
+            owner_count_refused(member_lost_word(&self->mpmc), 1);
+            return NO_RUN;
+        }
+        if (is_late(self, deadline_ns)) {
             raise_no_blocks(self, count, change.seen);
             return NO_RUN;
         }
@@ -127,12 +158,12 @@ static int put_run(Queue *self, struct reference *run, const struct parts *parts
 {
     run->first = claim_blocks(self, run->count, deadline_ns);
     if (run->first == NO_RUN)
-        return -1;
+        return PyErr_Occurred() ? -1 : 0;
     parts_fill(blocks_at(&self->blocks, run->first), parts);
     int rc = queue_check_open(self);
     if (rc == 0)
         rc = put_frame(self, run, sizeof *run, deadline_ns);
-    if (rc < 0 && self->mpmc.forks == py_fork_count())
+    if (rc <= 0 && self->mpmc.forks == py_fork_count())
         blocks_free(&self->blocks, run, &self->mpmc.member);
     return rc;
 }

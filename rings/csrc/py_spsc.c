@@ -70,6 +70,8 @@ static PyObject *new_consumer(PyTypeObject *type, PyObject *args, PyObject *kwar
      "fileno($self, /)\n--\n\nThe eventfd that this end is woken by."}, \
     {"statistics", spsc_statistics, METH_NOARGS, \
      "statistics($self, /)\n--\n\nCounters of this handle and of the ring, as a dict."}, \
+    {"reset_watermarks", spsc_reset_watermarks, METH_NOARGS, \
+     "reset_watermarks($self, /)\n--\n\nForget high_water and low_water of statistics()."}, \
     FAST("wait_peer", spsc_wait_peer, \
          "wait_peer($self, timeout=None)\n--\n\nWait until a live process holds the other end,\n" \
          "or has left messages: its pid.  So a survivor waits for a successor."), \
@@ -124,7 +126,7 @@ static PyType_Slot producer_slots[] = {
 };
 
 static PyType_Slot consumer_slots[] = {
-    {Py_tp_doc, "Consumer(buffer, notify_fd, wait_fd, *, spin_us=0)\n--\n\n"
+    {Py_tp_doc, "Consumer(buffer, notify_fd, wait_fd, *, spin_us=0, latest=False)\n--\n\n"
                 "The end that gets.  Usually made by Ring.consumer().  Iterating takes\n"
                 "messages until the producer closed its end."},
     {Py_tp_new, new_consumer},

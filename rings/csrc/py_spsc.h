@@ -9,6 +9,7 @@
 #define RINGS_PY_SPSC_H
 
 #include "py.h"
+#include "spsc_latest.h"
 #include "spsc_pool.h"
 
 enum {
@@ -18,7 +19,6 @@ enum {
     STOP_BROKEN = 8, /* the peer's words are impossible */
     STOP_CLOSING = 16, /* close() came while the end was busy */
 };
-enum policy { POLICY_BLOCK, POLICY_DROP_NEW, POLICY_ERROR };
 enum peer { PEER_ABSENT, PEER_ALIVE, PEER_CLOSED, PEER_DEAD };
 enum { BIG_COPY = 64 * 1024 };
 
@@ -48,7 +48,9 @@ struct py_spsc {
     struct spsc_loans *loans;  /* of the producer of a ring with a pool */
     PyObject *view_type;
     Py_buffer region;
-    uint64_t messages, notified, waited, high_water;
+    bool latest;          /* the consumer gets the newest */
+    uint64_t lost_before; /* at this end, by those who held it before us */
+    uint64_t messages, notified, waited;
 };
 
 struct py_spsc_view {
@@ -83,6 +85,7 @@ PyObject *spsc_raise_broken(struct py_spsc *self);
 void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size);
 extern PyGetSetDef spsc_getset[];
 PyObject *spsc_statistics(PyObject *op, PyObject *ignored);
+PyObject *spsc_reset_watermarks(PyObject *op, PyObject *ignored);
 PyObject *spsc_fileno(PyObject *op, PyObject *ignored);
 PyObject *spsc_arm(PyObject *op, PyObject *ignored);
 PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,

@@ -88,21 +88,6 @@ void spsc_settle(struct py_spsc *self, bool tell)
 
 /* ---- opening -------------------------------------------------------------- */
 
-static int choose_policy(struct py_spsc *self, const char *policy)
-{
-    static const char *const names[] = {"block", "drop_new", "error"};
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(policy, names[i]) == 0) {
-            self->policy = (enum policy)i;
-            return 0;
-        }
-    }
-    PyErr_Format(PyExc_ValueError,
-                 "policy is 'block', 'drop_new' or 'error', not '%s'; to drop old messages use "
-                 "rings.broadcast", policy);
-    return -1;
-}
-
 static int choose_spin(struct spin *spin, double spin_us)
 {
     if (!(spin_us == -1.0 || (spin_us >= 0 && spin_us <= 1e6))) {
@@ -143,6 +128,9 @@ static int take_end(struct py_spsc *self)
     self->end.registered = self->end.heavy = py_barrier_join();
     bool possible = self->producer ? spsc_producer_attach(&self->end)
                                    : spsc_consumer_attach(&self->end);
+    if (possible && !self->producer)
+        spsc_settle_skip(&self->end, self->mine);
+    self->lost_before = atomic_load(&self->mine->lost);
     if (possible)
         return 0;
     py_raise("LayoutError", "the ring's two indices are further apart than it is long; it is "
@@ -167,24 +155,26 @@ static int recall_loans(struct py_spsc *self)
 int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool producer)
 {
     static char *names[] = {"buffer", "notify_fd", "wait_fd", "spin_us", "policy", NULL};
-    static char *fewer[] = {"buffer", "notify_fd", "wait_fd", "spin_us", NULL};
-    int notify_fd, wait_fd;
+    static char *fewer[] = {"buffer", "notify_fd", "wait_fd", "spin_us", "latest", NULL};
+    int notify_fd, wait_fd, latest = 0;
     double spin_us = 0;
     const char *policy = "block";
     self->stops = STOP_CLOSED;
     self->notify_fd = self->wait_fd = self->sleep_fd = self->peer_pidfd = -1;
     self->producer = producer;
     self->forks = py_fork_count();
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, producer ? "w*ii|$ds" : "w*ii|$d",
+    void *last = producer ? (void *)&policy : (void *)&latest;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, producer ? "w*ii|$ds" : "w*ii|$dp",
                                      producer ? names : fewer, &self->region, &notify_fd, &wait_fd,
-                                     &spin_us, &policy))
+                                     &spin_us, last))
         return -1;
+    self->latest = latest;
     if (!spsc_bind(&self->end, self->region.buf, (uint64_t)self->region.len)) {
         py_raise("LayoutError", "this memory holds no SPSC ring, or its numbers do not fit %zd "
                                 "bytes; create one with rings.spsc.create()", self->region.len);
         return -1;
     }
-    if (choose_policy(self, policy) < 0 || choose_spin(&self->spin, spin_us) < 0 ||
+    if (py_policy(policy, false, &self->policy) < 0 || choose_spin(&self->spin, spin_us) < 0 ||
         keep_fds(self, notify_fd, wait_fd) < 0 || take_end(self) < 0 || recall_loans(self) < 0)
         return -1;
     self->stops = 0;
@@ -286,12 +276,33 @@ PyObject *spsc_statistics(PyObject *op, PyObject *ignored)
         return spsc_refuse(self), NULL;
     struct spsc_header *header = self->end.header;
     return Py_BuildValue(
-        "{s:K,s:K,s:K,s:K,s:K,s:I,s:I,s:I,s:I}", "messages", self->messages, "notified",
+        "{s:K,s:K,s:K,s:K,s:I,s:I,s:I,s:I,s:I,s:I}", "messages", self->messages, "notified",
         self->notified, "waited", self->waited, "lost",
-        (unsigned long long)atomic_load(&header->producer.lost), "high_water", self->high_water,
-        "depth", depth(self), "units", self->end.units, "generation",
+        (unsigned long long)(atomic_load(&header->producer.lost) +
+                             atomic_load(&header->consumer.lost)),
+        "high_water", self->end.high, "low_water",
+        self->end.low < self->end.high ? self->end.low : self->end.high, "depth", depth(self),
+        "units", self->end.units, "generation",
         load_relaxed(&self->mine->generation), "peer_pid",
         (unsigned)owner_pid(atomic_load(&self->theirs->owner)));
+}
+
+PyObject *spsc_reset_watermarks(PyObject *op, PyObject *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (self->stops & STOP_CLOSED)
+        return spsc_refuse(self), NULL;
+    self->end.high = 0;
+    self->end.low = UINT32_MAX;
+    return py_none();
+}
+
+static PyObject *get_lost(PyObject *op, void *ignored)
+{
+    struct py_spsc *self = (struct py_spsc *)op;
+    if (self->stops & STOP_CLOSED)
+        return spsc_refuse(self), NULL;
+    return PyLong_FromUnsignedLongLong(atomic_load(&self->mine->lost) - self->lost_before);
 }
 
 static PyObject *get_closed(PyObject *op, void *ignored)
@@ -326,6 +337,7 @@ PyGetSetDef spsc_getset[] = {
     {"closed", get_closed, NULL, "Whether this handle can no longer be used.", NULL},
     {"depth", get_depth, NULL,
      "Units in the ring: messages, or eight-byte units in a ring of records.", NULL},
+    {"lost", get_lost, NULL, "Messages that this end refused or skipped.", NULL},
     {"peer_pid", get_peer_pid, NULL, "Pid of the other end's owner, 0 if it has none.", NULL},
     {"max_size", get_max_size, NULL, "Bytes of the longest message.", NULL},
     {NULL},

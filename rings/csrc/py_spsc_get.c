@@ -36,8 +36,6 @@ static inline bool find(struct py_spsc *self, uint32_t index, uint32_t ready,
 static inline PyObject *take(struct py_spsc *self, int64_t ready)
 {
     struct spsc_found found;
-    if ((uint64_t)ready > self->high_water)
-        self->high_water = (uint64_t)ready;
     if (!find(self, self->end.index, (uint32_t)ready, &found))
         return NULL;
     PyObject *bytes = to_bytes(self, found.bytes, found.length);
@@ -46,12 +44,24 @@ static inline PyObject *take(struct py_spsc *self, int64_t ready)
     return bytes;
 }
 
+/* Units ready once all but the newest message have been skipped. */
+__attribute__((cold)) static int64_t skip_to_newest(struct py_spsc *self)
+{
+    uint32_t units = 0;
+    int64_t ready = spsc_ready(&self->end, self->end.units);
+    int64_t older = ready > 0 ? spsc_count_older(&self->end, (uint32_t)ready, &units) : ready;
+    if (older > 0)
+        spsc_done(self, 0, spsc_skip(&self->end, self->mine, units, (uint64_t)older));
+    return older < 0 ? -1 : ready - units;
+}
+
 /* Units ready; 0 none, -1 with an exception. */
 static inline int64_t ready_now(struct py_spsc *self, uint32_t want)
 {
     if (!spsc_usable(self))
         return -1;
-    int64_t ready = spsc_ready(&self->end, want);
+    int64_t ready = __builtin_expect(self->latest, 0) ? skip_to_newest(self)
+                                                      : spsc_ready(&self->end, want);
     if (ready < 0)
         spsc_raise_broken(self);
     return ready;
@@ -64,7 +74,7 @@ static inline int64_t ready_later(struct py_spsc *self, uint32_t want, PyObject 
     if (ready != 0)
         return ready;
     int there = spsc_sleep(self, 1, timeout_s);
-    return there <= 0 ? there : spsc_ready(&self->end, want);
+    return there <= 0 ? there : ready_now(self, want);
 }
 
 static int64_t ready_in_time(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
@@ -158,8 +168,6 @@ PyObject *spsc_get_many(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     int64_t ready = ready_in_time(self, want, given[1]);
     if (ready < 0)
         return NULL;
-    if ((uint64_t)ready > self->high_water)
-        self->high_water = (uint64_t)ready;
     return take_list(self, (uint32_t)ready, max);
 }
 
@@ -206,8 +214,6 @@ static Py_ssize_t copy_into(struct py_spsc *self, Py_buffer *into, PyObject *tim
     int64_t ready = ready_in_time(self, want, timeout_s);
     if (ready <= 0)
         return (Py_ssize_t)ready;
-    if ((uint64_t)ready > self->high_water)
-        self->high_water = (uint64_t)ready;
     if (self->end.records)
         return copy_record(self, (uint32_t)ready, into->buf, (size_t)into->len);
     return copy_slots(self, (uint32_t)ready, into->buf, (size_t)into->len);

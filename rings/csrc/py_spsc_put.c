@@ -32,6 +32,8 @@ static inline uint32_t units_for(struct py_spsc *self, uint32_t index, Py_ssize_
 {
     if (!self->end.records)
         return (size_t)length == self->end.unit_size ? 1 : spsc_refuse_length(self, length);
+    if (__builtin_expect(!spsc_goes_by_reference(&self->end, (uint64_t)length), 1))
+        return spsc_record_need(&self->end, index, (uint64_t)length);
     if ((uint64_t)length > spsc_max_size(&self->end))
         return spsc_refuse_length(self, length);
     return spsc_message_need(&self->end, index, (uint64_t)length);

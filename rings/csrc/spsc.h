@@ -74,7 +74,10 @@ struct spsc_header {
     uint64_t pool_offset;
     uint64_t pool_size;  /* 0: no message goes by reference */
     uint32_t inline_max; /* longer ones do */
-    uint8_t pad7[108];
+    uint8_t pad7[44];
+    shared_u64 skip_lost; /* by a consumer that skips: see spsc_latest.h */
+    shared_u32 skip_cons;
+    uint8_t pad8[52];
     shared_u32 prod; /* by the producer */
     shared_u32 prod_light; /* by the producer: it publishes without a barrier */
     uint8_t pad1[120];
@@ -102,6 +105,8 @@ _Static_assert(offsetof(struct spsc_header, dtype) == 96, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, pool_offset) == 128, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, pool_size) == 136, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, inline_max) == 144, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, skip_lost) == 192, "LAYOUT.md");
+_Static_assert(offsetof(struct spsc_header, skip_cons) == 200, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, prod) == 256, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, prod_light) == 260, "LAYOUT.md");
 _Static_assert(offsetof(struct spsc_header, cons) == 384, "LAYOUT.md");
@@ -132,6 +137,7 @@ struct spsc_end {
     uint32_t wished; /* mine */
     uint32_t worth;  /* units a sleep that are worth a heavy barrier */
     uint32_t rested; /* my index when I last announced a sleep */
+    uint32_t high, low; /* most and fewest units in the ring, whenever we looked */
     uint64_t inline_max;
     uint8_t *pool;
     uint64_t pool_size;
@@ -182,7 +188,7 @@ static inline bool spsc_bind(struct spsc_end *end, void *base, uint64_t size)
         return false;
     *end = (struct spsc_end){.header = header, .data = (uint8_t *)base + offset,
                              .units = units, .unit_size = unit_size,
-                             .records = mode == SPSC_RECORDS,
+                             .records = mode == SPSC_RECORDS, .low = UINT32_MAX,
                              .worth = SPSC_WORTH * (mode == SPSC_RECORDS ? 8 : 1)};
     return spsc_bind_pool(end, base, size);
 }
@@ -210,6 +216,15 @@ static inline uint8_t *spsc_unit(const struct spsc_end *end, uint32_t index)
 static inline uint32_t spsc_run(const struct spsc_end *end, uint32_t index)
 {
     return end->units - spsc_offset(end, index);
+}
+
+/* Remember how full the ring was found. */
+static inline void spsc_note_depth(struct spsc_end *end, uint32_t used)
+{
+    if (used > end->high)
+        end->high = used;
+    if (used < end->low)
+        end->low = used;
 }
 
 /* ---- whose the barrier is ------------------------------------------------- */
@@ -300,6 +315,7 @@ static inline int64_t spsc_room(struct spsc_end *end, uint32_t want)
     end->seen = cons;
     if (__builtin_expect(end->naps >= SPSC_NAPS, 0))
         spsc_stir(end, &end->header->cons_wish);
+    spsc_note_depth(end, end->index - cons);
     return end->units - (end->index - cons);
 }
 
@@ -357,6 +373,7 @@ static inline int64_t spsc_ready(struct spsc_end *end, uint32_t want)
     end->seen = prod;
     if (__builtin_expect(end->naps >= SPSC_NAPS, 0))
         spsc_stir(end, &end->header->prod_wish);
+    spsc_note_depth(end, now_ready);
     return now_ready;
 }
 
@@ -472,9 +489,15 @@ struct spsc_found {
 };
 
 /* From a reference to what it refers to: false, and broken, if that is not all pool. */
-static inline bool spsc_record_follow(struct spsc_end *end, struct spsc_found *found)
+__attribute__((cold)) static inline bool spsc_record_follow(struct spsc_end *end,
+                                                            const struct spsc_record *record,
+                                                            struct spsc_found *found)
 {
     struct spsc_reference to;
+    if (record->kind != SPSC_REFERENCE || record->length != sizeof to || end->pool_size == 0) {
+        end->broken = true;
+        return false;
+    }
     memcpy(&to, found->bytes, sizeof to);
     if (to.offset > end->pool_size || to.length > end->pool_size - to.offset) {
         end->broken = true;
@@ -499,16 +522,16 @@ static inline bool spsc_record_find(struct spsc_end *end, uint32_t index, uint32
             goto broken;
         memcpy(&record, spsc_unit(end, index + skipped), sizeof record);
     }
-    bool refers = record.kind == SPSC_REFERENCE && end->pool_size != 0;
-    if (refers ? record.length != sizeof(struct spsc_reference)
-               : record.kind != SPSC_MESSAGE || record.length > spsc_longest(end->units))
+    if (record.length > spsc_longest(end->units))
         goto broken;
     uint32_t units = spsc_record_units(record.length);
     if (units > ready - skipped || units > spsc_run(end, index + skipped))
         goto broken;
-    *found = (struct spsc_found){spsc_unit(end, index + skipped) + SPSC_RECORD_HEADER,
-                                 record.length, skipped + units, false};
-    return !refers || spsc_record_follow(end, found);
+    found->bytes = spsc_unit(end, index + skipped) + SPSC_RECORD_HEADER;
+    found->length = record.length;
+    found->units = skipped + units;
+    found->by_reference = false;
+    return record.kind == SPSC_MESSAGE || spsc_record_follow(end, &record, found);
 broken:
     end->broken = true;
     return false;

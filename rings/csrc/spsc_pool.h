@@ -117,30 +117,45 @@ static inline uint64_t spsc_pool_place(const struct spsc_end *end, uint32_t back
     return size <= from ? 0 : SPSC_NOWHERE;
 }
 
-/* Whether a message that needs `units` at `index` has room in ring and pool: 1, 0, or -1
- * if broken.  `index` lies behind records that are filled and not yet published. */
-static inline int spsc_message_fits(struct spsc_end *end, uint32_t index, uint32_t units,
-                                    uint64_t length)
+/* What is rare: that a message has room in ring and pool.  Always looks at cons again. */
+__attribute__((cold)) static inline int
+spsc_reference_fits(struct spsc_end *end, uint32_t index, uint32_t want, uint64_t length)
 {
-    uint32_t filled = index - end->index;
-    bool refers = spsc_goes_by_reference(end, length);
-    int64_t room = spsc_room(end, refers ? end->units + 1 : filled + units);
-    if (room < (int64_t)filled + units || !refers)
-        return room < 0 ? -1 : room >= (int64_t)filled + units;
+    int64_t room = spsc_room(end, end->units + 1);
+    if (room < want)
+        return room < 0 ? -1 : 0;
     spsc_settle_loans(end, index);
     return spsc_pool_place(end, 0, length) != SPSC_NOWHERE;
 }
 
-/* Where the bytes of a message go that spsc_message_fits has found room for. */
-static inline uint8_t *spsc_message_claim(struct spsc_end *end, uint32_t index, uint64_t length)
+/* Whether a message that needs `units` at `index` has room: 1, 0, or -1 if broken.
+ * `index` lies behind records that are filled and not yet published. */
+static inline int spsc_message_fits(struct spsc_end *end, uint32_t index, uint32_t units,
+                                    uint64_t length)
 {
-    if (!spsc_goes_by_reference(end, length))
-        return spsc_record_claim(end, index, (uint32_t)length);
+    uint32_t want = index - end->index + units;
+    if (__builtin_expect(spsc_goes_by_reference(end, length), 0))
+        return spsc_reference_fits(end, index, want, length);
+    int64_t room = spsc_room(end, want);
+    return room >= want ? 1 : room < 0 ? -1 : 0;
+}
+
+__attribute__((cold)) static inline uint8_t *
+spsc_reference_claim(struct spsc_end *end, uint32_t index, uint64_t length)
+{
     struct spsc_reference to = {spsc_pool_place(end, 0, length), length};
     uint32_t units = spsc_record_need(end, index, sizeof to);
     memcpy(spsc_record_place(end, index, sizeof to, SPSC_REFERENCE), &to, sizeof to);
     spsc_lend(end, index + units, to.offset, length);
     return end->pool + to.offset;
+}
+
+/* Where the bytes of a message go that spsc_message_fits has found room for. */
+static inline uint8_t *spsc_message_claim(struct spsc_end *end, uint32_t index, uint64_t length)
+{
+    if (__builtin_expect(spsc_goes_by_reference(end, length), 0))
+        return spsc_reference_claim(end, index, length);
+    return spsc_record_claim(end, index, (uint32_t)length);
 }
 
 /* Make the message claimed last, whose record begins at `index`, shorter. */

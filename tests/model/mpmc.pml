@@ -6,11 +6,13 @@
  * consistent here: what weaker orders break is ThreadSanitizer's to find.
  *
  * Shown: nothing is got that was not wholly written, nothing is got twice, every
- * published message is got or counted in doubt, and nobody who lives is stuck.
+ * published message is got or counted in doubt, and nobody who lives is stuck.  With
+ * -DDROPS consumers may also drop what they meet: that is counted as lost, just once.
  *
  * Controls, each of which must fail: -DNO_RECOVERY, -DPUBLISH_DEAD (recovery
  * publishes what a dead producer left), -DFALSE_DEATH -DEACH=2 (recovery of one that
- * lives, in spite of publishing by a swap: its payload lands in the next lap's slot).
+ * lives, in spite of publishing by a swap: its payload lands in the next lap's slot),
+ * -DDROPS -DTAGLESS (a drop is counted by who drops and by who recovers it).
  */
 #define SLOTS 2
 #ifndef EACH
@@ -26,11 +28,13 @@
 #define FULL 2
 #define READING 3
 #define TOMB 4
+#define DROPPING 5
 #define NOBODY 0
 #define GARBAGE 0
 
 byte seq[SLOTS], owner[SLOTS], state[SLOTS], data[SLOTS];
 byte prod, cons, in_doubt, published, received, kills = KILLS, ended, ended_producers;
+byte lost, condemned, tag[5];
 bool dead[5], recovered[5], got[8];
 #ifdef FALSE_DEATH
 #define IS_DEAD(m) (dead[m] || m == 1)
@@ -42,6 +46,11 @@ bool dead[5], recovered[5], got[8];
                        state[(i) % SLOTS] == (s))
 #define SWAP(i, q, o, s) d_step { seq[(i) % SLOTS] = (q); owner[(i) % SLOTS] = (o); \
                                   state[(i) % SLOTS] = (s) }
+#ifdef TAGLESS
+#define COUNT_DROP(m, i) lost++
+#else
+#define COUNT_DROP(m, i) if :: tag[m] != (i) + 1 -> tag[m] = (i) + 1; lost++ :: else fi
+#endif
 #define MAY_DIE if :: atomic { kills > 0 -> kills--; dead[me] = true; goto over } :: skip fi
 
 proctype producer(byte me) {
@@ -81,8 +90,12 @@ again:
     at = cons;                                                   /* mpmc_index */
     do                                                           /* mpmc_take */
     :: atomic { WORD(at, NOBODY, FULL) -> SWAP(at, at, me, READING); break }
+#ifdef DROPS
+    :: atomic { WORD(at, NOBODY, FULL) -> SWAP(at, at, me, DROPPING);   /* mpmc_condemn */
+                condemned++; goto drop }
+#endif
     :: atomic { seq[at % SLOTS] > at || (seq[at % SLOTS] == at &&
-                state[at % SLOTS] == READING) -> at++ }
+                (state[at % SLOTS] == READING || state[at % SLOTS] == DROPPING)) -> at++ }
     :: atomic { WORD(at, NOBODY, TOMB) -> SWAP(at, at + SLOTS, NOBODY, FREE) }
     :: atomic { ended_producers == 2 && (WORD(at, NOBODY, FREE) || seq[at % SLOTS] < at) ->
                 goto over }
@@ -103,6 +116,19 @@ again:
     MAY_DIE;
     atomic { if :: cons <= at -> cons = at + 1 :: else fi };     /* mpmc_advance */
     out = GARBAGE;
+    goto again;
+drop:
+    MAY_DIE;
+    atomic { COUNT_DROP(me, at) };                               /* owner_count_drop */
+    MAY_DIE;
+    atomic {                                                     /* mpmc_free_condemned */
+        if
+        :: WORD(at, me, DROPPING) -> SWAP(at, at + SLOTS, NOBODY, FREE)
+        :: else
+        fi
+    }
+    MAY_DIE;
+    atomic { if :: cons <= at -> cons = at + 1 :: else fi };     /* mpmc_advance */
     goto again;
 over:
     ended++
@@ -133,6 +159,9 @@ wait:
 #endif
            :: owner[i] == m && state[i] == READING ->
               owner[i] = NOBODY; state[i] = FREE; seq[i] = seq[i] + SLOTS; in_doubt++
+           :: owner[i] == m && state[i] == DROPPING ->
+              COUNT_DROP(m, seq[i]);
+              owner[i] = NOBODY; state[i] = FREE; seq[i] = seq[i] + SLOTS
            :: else
            fi
        };
@@ -149,7 +178,8 @@ proctype auditor() {
     if
     :: kills == KILLS || recovered[1] || recovered[2] || recovered[3] || recovered[4]
     fi;
-    assert(published <= received + in_doubt);
+    assert(published <= received + in_doubt + lost);
+    assert(lost == condemned);
     assert(in_doubt <= 1)
 }
 

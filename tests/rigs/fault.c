@@ -1,8 +1,9 @@
 /* Kill rig: workers that SIGKILL themselves between any two stores of a call.
  *
  * Built with FAULT(n) compiled in, over the code that is shipped.  Each worker
- * draws a point and a number, puts and gets until it has met that point that
- * often, and kills itself there; another takes its place.  Every message has a
+ * draws a point and a number, puts, gets and drops until it has met that point that
+ * often, and kills itself there; another takes its place.  What was taken to be
+ * dropped must be what counts as lost, exactly.  Every message has a
  * byte in `fates`; after the last kill the ring is drained and must be as good as
  * new.
  *
@@ -16,9 +17,15 @@ static void rig_fault(int point);
 
 #include "fates.h"
 
-enum { WORKERS = 3, POINTS = 12, SLOTS = 8, STUCK_MS = 3000, RUN = 3 };
+enum { WORKERS = 3, POINTS = 14, SLOTS = 8, STUCK_MS = 3000, RUN = 3 };
 
-static shared_u32 *kills_at;
+struct shared {
+    shared_u32 kills[POINTS + 1];
+    shared_u32 condemned;
+    shared_u32 stop;
+};
+
+static struct shared *shared;
 static struct rig rig;
 static struct mpmc_member member;
 static uint8_t in_hand[RIG_SLOT_SIZE];
@@ -40,11 +47,13 @@ static void rig_fault(int point)
 {
     if (point == 6 && !uncounted)
         record();
+    if (point == 13)
+        atomic_fetch_add(&shared->condemned, 1);
     if (fatal_count == 0 || (fatal_point != 0 && point != fatal_point))
         return;
     if (--fatal_count > 0)
         return;
-    atomic_fetch_add(&kills_at[point], 1);
+    atomic_fetch_add(&shared->kills[point], 1);
     kill(getpid(), SIGKILL);
 }
 
@@ -70,7 +79,7 @@ static void put_some(uint32_t who)
         ;
     mpmc_run_end(&member, MPMC_PUT, &run);
     if (run.result == MPMC_STALLED)
-        mpmc_unstall(&member, MPMC_PUT, run.at);
+        mpmc_unstall(&member, MPMC_PUT, run.looked);
 }
 
 static void get_next(void)
@@ -94,13 +103,20 @@ static void get_some(void)
         mpmc_unstall(&member, MPMC_GET, run.at);
 }
 
+static void drop_next(void)
+{
+    if (mpmc_drop_oldest(&member) == MPMC_OK)
+        atomic_fetch_add(&fates->moves, 1);
+}
+
 static void call(uint32_t which, uint32_t who)
 {
     switch (which) {
     case 0: put_next(who); break;
     case 1: get_next(); break;
     case 2: put_some(who); break;
-    default: get_some(); break;
+    case 3: get_some(); break;
+    default: drop_next(); break;
     }
 }
 
@@ -108,15 +124,16 @@ static void work(uint32_t who, uint64_t seed, bool recovery)
 {
     fatal_point = 1 + (int)(rig_random(&seed) % POINTS);
     fatal_count = 1 + (int)(rig_random(&seed) % 20);
-    if (fatal_point >= 8)
+    if (fatal_point >= 8 && fatal_point <= 12)
         fatal_count = 1;
     rig_join(&rig, &member);
     member.no_recovery = !recovery;
-    for (uint64_t i = 0;; i++) {
+    for (uint64_t i = 0; load_relaxed(&shared->stop) == 0; i++) {
         if (i == 2000) /* a point that does not come by: any will do */
             fatal_point = 0, fatal_count = 1 + (int)(rig_random(&seed) % POINTS);
-        call(rig_random(&seed) & 3, who);
+        call(rig_random(&seed) % 5, who);
     }
+    _exit(0);
 }
 
 static pid_t start_worker(uint32_t who, uint64_t seed, bool recovery)
@@ -137,7 +154,7 @@ static pid_t wait_for_death(void)
         int status;
         pid_t pid = waitpid(-1, &status, WNOHANG);
         if (pid > 0 && WIFEXITED(status))
-            _exit(WEXITSTATUS(status));
+            _exit(WEXITSTATUS(status) | 1);
         if (pid != 0)
             return pid;
         if (load64(&fates->moves) != moves)
@@ -148,11 +165,14 @@ static pid_t wait_for_death(void)
     }
 }
 
-static void stop_all(const pid_t *pids)
+/* Workers that hang are killed; the others end their call, for exact counts. */
+static void stop_all(const pid_t *pids, bool stuck)
 {
+    store_relaxed(&shared->stop, 1);
     for (int i = 0; i < WORKERS; i++)
         if (pids[i] > 0) {
-            kill(pids[i], SIGKILL);
+            if (stuck)
+                kill(pids[i], SIGKILL);
             waitpid(pids[i], NULL, 0);
         }
 }
@@ -170,10 +190,10 @@ static bool kill_many(uint32_t kills, uint64_t seed, bool recovery)
                 pids[i] = start_worker(i, rig_random(&seed), recovery);
         if (dead != 0)
             continue;
-        stop_all(pids);
+        stop_all(pids, true);
         return false;
     }
-    stop_all(pids);
+    stop_all(pids, false);
     return true;
 }
 
@@ -188,17 +208,19 @@ static void drain(void)
 static int report(bool stuck)
 {
     uint64_t missing = count_missing(), in_doubt = rig_losses(&member.ring, true);
+    uint64_t lost = rig_lost(&member.ring), condemned = load_relaxed(&shared->condemned);
     uint32_t torn = load_relaxed(&fates->torn), twice = load_relaxed(&fates->twice);
-    printf("{\"moves\": %lu, \"torn\": %u, \"twice\": %u, \"missing\": %lu, \"in_doubt\": %lu, "
+    printf("{\"lost\": %lu, \"condemned\": %lu, ", lost, condemned);
+    printf("\"moves\": %lu, \"torn\": %u, \"twice\": %u, \"missing\": %lu, \"in_doubt\": %lu, "
            "\"tombstones\": %lu, \"recovered\": %lu, \"stuck\": %d, \"points\": [",
            load64(&fates->moves), torn, twice, missing, in_doubt,
            rig_losses(&member.ring, false), rig_deaths(&member.ring), stuck);
     for (int i = 1; i <= POINTS; i++)
-        printf("%s%u", i > 1 ? ", " : "", load_relaxed(&kills_at[i]));
+        printf("%s%u", i > 1 ? ", " : "", load_relaxed(&shared->kills[i]));
     printf("]}\n");
     if (stuck)
         return 2;
-    return torn == 0 && twice == 0 && missing <= in_doubt ? 0 : 1;
+    return torn == 0 && twice == 0 && lost == condemned && missing <= in_doubt + lost ? 0 : 1;
 }
 
 int main(int argc, char **argv)
@@ -208,7 +230,7 @@ int main(int argc, char **argv)
     bool recovery = atoi(argv[4]);
     rig = rig_make(SLOTS, strtoull(argv[2], NULL, 0));
     fates = rig_share(sizeof *fates);
-    kills_at = rig_share((POINTS + 1) * sizeof *kills_at);
+    shared = rig_share(sizeof *shared);
     bool stuck = !kill_many((uint32_t)atoi(argv[1]), strtoull(argv[3], NULL, 0), recovery);
     drain();
     int status = report(stuck);

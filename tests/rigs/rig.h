@@ -70,6 +70,14 @@ static inline uint64_t rig_losses(const struct mpmc *ring, bool in_doubt)
     return sum;
 }
 
+static inline uint64_t rig_lost(const struct mpmc *ring)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < MPMC_OWNERS; i++)
+        sum += load64(&ring->header->owners[i].lost) >> 24;
+    return sum;
+}
+
 static inline uint64_t rig_deaths(const struct mpmc *ring)
 {
     uint64_t sum = 0;

@@ -5,7 +5,10 @@
  * be seen again by the successor of one that died in between, and by nobody else.
  * What a put returned for must be seen; at the end the ring must be as good as new.
  *
- *   spsc_fault KILLS START SEED KIND(0 slots|1 records|2 references)
+ * A consumer that wants the newest only skips, so that what counts as lost must be how
+ * far cons has come, exactly.
+ *
+ *   spsc_fault KILLS START SEED KIND(0 slots|1 records|2 references|3 latest, of slots)
  *
  * Exit status: 0 all good, 1 something lost, torn or twice, 2 stuck, 9 rig trouble.
  */
@@ -25,6 +28,7 @@ struct shared {
 
 static struct shared *shared;
 static enum rig_kind kind;
+static bool latest;
 
 static void note(uint32_t number, uint8_t fate)
 {
@@ -110,6 +114,26 @@ static void get(struct spsc_end *end, struct life *life, uint64_t *seed)
     moved();
 }
 
+/* Skip to the newest message and look at it. */
+static void get_latest(struct spsc_end *end, struct life *life)
+{
+    uint32_t units, number;
+    uint8_t message[RIG_SLOT_SIZE];
+    int64_t ready;
+    for (; (ready = spsc_ready(end, end->units)) < 2; sched_yield())
+        if (ready < 0 || spsc_await_message(end) < 0)
+            rig_give_up(&storm->wrong);
+    int64_t older = spsc_count_older(end, (uint32_t)ready, &units);
+    spsc_skip(end, &end->header->consumer, units, (uint64_t)older);
+    memcpy(message, spsc_unit(end, end->index), RIG_SLOT_SIZE);
+    if (!rig_is_whole(end, message, RIG_SLOT_SIZE, &number))
+        rig_give_up(&storm->torn);
+    if (number < life->mine)
+        rig_give_up(&storm->wrong);
+    life->mine = number;
+    moved();
+}
+
 /* ---- the storm --------------------------------------------------------------------- */
 
 static void work(uint32_t worker, uint64_t seed)
@@ -121,6 +145,8 @@ static void work(uint32_t worker, uint64_t seed)
     while (rig_random(&seed) % 200 != 0) {
         if (producer)
             put(&end, &seed);
+        else if (latest)
+            get_latest(&end, &life);
         else
             get(&end, &life, &seed);
     }
@@ -144,6 +170,11 @@ static uint32_t count_missing(struct spsc_end *consumer)
     return missing;
 }
 
+static uint64_t load_lost(const struct spsc_end *consumer)
+{
+    return atomic_load(&consumer->header->consumer.lost);
+}
+
 static int report(bool stuck, uint32_t missing, bool whole)
 {
     printf("{\"moves\": %lu, \"messages\": %u, \"torn\": %u, \"twice\": %u, \"again\": %u, "
@@ -162,7 +193,8 @@ int main(int argc, char **argv)
     struct spsc_end producer, consumer;
     if (argc != 5)
         return 9;
-    kind = (enum rig_kind)atoi(argv[4]);
+    latest = atoi(argv[4]) == 3;
+    kind = latest ? RIG_SLOTS : (enum rig_kind)atoi(argv[4]);
     storm = rig_map(sizeof *storm);
     shared = rig_map(sizeof *shared);
     shared_size = rig_size(UNITS, kind);
@@ -177,6 +209,10 @@ int main(int argc, char **argv)
     if (!rig_take(&producer, shared_base, kind, true, self) ||
         !rig_take(&consumer, shared_base, kind, false, self))
         return report(true, 0, false);
-    uint32_t missing = count_missing(&consumer);
+    uint64_t lost = load_lost(&consumer);
+    uint32_t missing = latest ? lost != (uint32_t)(consumer.index - consumer.header->start)
+                              : count_missing(&consumer);
+    if (latest)
+        spsc_release(&consumer, (uint32_t)spsc_ready(&consumer, UNITS));
     return report(false, missing, rig_capacity_is_whole(&producer, &consumer));
 }

@@ -4,12 +4,14 @@
 #define SPSC_RIG_H
 
 #include "message.h"
+#include "spsc_latest.h"
 #include "spsc_pool.h"
 
 enum { RIG_BATCH = 4 };
 
 /* In a ring of references, messages longer than RIG_INLINE lie in a pool of a few. */
 enum rig_kind { RIG_SLOTS, RIG_RECORDS, RIG_REFERENCES };
+
 enum { RIG_INLINE = 9, RIG_POOL = 5 * 64 };
 
 static size_t rig_data_size(uint32_t units, enum rig_kind kind)
@@ -42,6 +44,12 @@ static void rig_init(void *base, uint32_t units, enum rig_kind kind, uint32_t st
     spsc_init(header);
 }
 
+static bool rig_settle_skip(struct spsc_end *end)
+{
+    spsc_settle_skip(end, &end->header->consumer);
+    return true;
+}
+
 /* A producer of references learns what is lent. */
 static bool rig_recall(struct spsc_end *end)
 {
@@ -65,7 +73,8 @@ static bool rig_take(struct spsc_end *end, void *base, enum rig_kind kind, bool 
     if (!end->heavy)
         return false;
 #endif
-    return producer ? spsc_producer_attach(end) && rig_recall(end) : spsc_consumer_attach(end);
+    return producer ? spsc_producer_attach(end) && rig_recall(end)
+                    : spsc_consumer_attach(end) && rig_settle_skip(end);
 }
 
 /* Messages made beforehand: slots, or one record. */

@@ -81,7 +81,7 @@ static void put_some(uint32_t who, uint64_t count)
         ;
     mpmc_run_end(&member, MPMC_PUT, &run);
     if (run.result == MPMC_STALLED)
-        mpmc_unstall(&member, MPMC_PUT, run.at);
+        mpmc_unstall(&member, MPMC_PUT, run.looked);
 }
 
 static void put_one(uint32_t who)

@@ -14,7 +14,7 @@ static void rig_fault(int point);
 
 #include "rig.h"
 
-enum { WORKERS = 4, MAX_MESSAGES = 1 << 20, SLOTS = 8, CALL_POINTS = 7, GIVE_UP = 2000,
+enum { WORKERS = 4, MAX_MESSAGES = 1 << 20, SLOTS = 8, CALL_POINTS = 9, GIVE_UP = 2000,
        RUN = 3 };
 #define NOTHING UINT32_MAX
 
@@ -133,7 +133,10 @@ static void *live(void *argument)
         if (i >= life->calls + GIVE_UP && in_hand == NOTHING)
             break;
         fatal_point = i >= life->calls ? life->fatal_point : 0;
-        call(rig_random(&life->seed) & 3, &in_hand);
+        if (rig_random(&life->seed) % 16 == 0)
+            mpmc_drop_oldest(&member);
+        else
+            call(rig_random(&life->seed) & 3, &in_hand);
     }
     owner_leave(&member.ring, -1);
     return NULL;
@@ -160,6 +163,8 @@ static void start(struct life *life, uint64_t *seed, bool mortal)
 {
     life->seed = rig_random(seed) | 1;
     life->fatal_point = mortal ? 1 + (int)(rig_random(seed) % CALL_POINTS) : 0;
+    if (life->fatal_point > 7) /* 8 to 12 are those of joining and recovery */
+        life->fatal_point += 5;
     life->calls = mortal ? rig_random(seed) % 200 : UINT64_MAX - GIVE_UP;
     if (pthread_create(&life->thread, NULL, live, life) != 0)
         rig_die("thread");
@@ -206,10 +211,12 @@ int main(int argc, char **argv)
     struct mpmc_member looker;
     rig_bind(&rig, &looker);
     uint64_t deaths = rig_deaths(&looker.ring);
-    uint32_t missing = load_relaxed(&next_message) - load_relaxed(&received);
-    printf("{\"torn\": %u, \"twice\": %u, \"missing\": %u, \"in_doubt\": %lu, "
+    uint64_t lost = rig_lost(&looker.ring);
+    int64_t missing = (int64_t)(load_relaxed(&next_message) - load_relaxed(&received) - lost);
+    printf("{\"lost\": %lu, ", lost);
+    printf("\"torn\": %u, \"twice\": %u, \"missing\": %ld, \"in_doubt\": %lu, "
            "\"tombstones\": %lu, \"deaths\": %lu, \"done\": %d}\n",
            load_relaxed(&torn), load_relaxed(&twice), missing,
            rig_losses(&looker.ring, true), rig_losses(&looker.ring, false), deaths, done);
-    return !done || torn || twice || missing > deaths + WORKERS;
+    return !done || torn || twice || missing < 0 || (uint64_t)missing > deaths + WORKERS;
 }
