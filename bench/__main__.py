@@ -1,11 +1,11 @@
-"""``python -m bench block``, ``messages`` or ``advice``; ``--help`` for more."""
+"""``python -m bench block``, `messages`, `advice` or `sizing`; ``--help`` for more."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 
-SUBCOMMANDS = ("block", "messages", "advice")
+SUBCOMMANDS = ("block", "messages", "advice", "sizing")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -145,7 +145,8 @@ def queues_by_size(cells: Cells) -> str | None:
 
 def depth_one(cells: Cells) -> str | None:
     """Throughput at depth 128 over depth 1, on a device that answers at once."""
-    curve = series(cells, "depth", device="null", loop="closed")
+    every = series(cells, "depth", device="null", loop="closed")
+    curve = {depth: cell for depth, cell in every.items() if isinstance(depth, int)}
     if 1 not in curve or len(curve) < 2:
         return None
     best = max(curve, key=lambda depth: per_s(curve[depth]))
