@@ -17,7 +17,7 @@ from rings.stress.cell import Cell
 from rings.stress.command import as_csv
 from rings.stress.device import Device
 from rings.stress.device import parse as parse_device
-from rings.stress.measure import latencies
+from rings.stress.measure import latencies, predicted
 from rings.stress.stage import Stage
 from rings.stress.sweep import Sweep, knees, measured, usl_curves
 
@@ -214,6 +214,17 @@ def test_a_depth_that_is_found_by_trial_is_told(stage):
     limit = told["limit"]
     assert 1 <= limit["min"] <= limit["final"] <= limit["max"] <= 128
     assert told["occupancy"]["mean"] < 128
+
+
+def test_an_open_loop_has_its_prediction_beside_it():
+    random = Device("delay", 8, 0.001, "exponential")
+    told = predicted(Cell(random, slots=16, rate_per_s=7200, policy="drop_new"))
+    assert told["blocking"] == pytest.approx(0.0415, abs=0.001)  # M/M/8/16, rho 0.9
+    assert told["throughput_per_s"] == pytest.approx(7200 * (1 - 0.0415), rel=0.01)
+    assert told["p50_us"] < told["p99_us"]
+    assert predicted(Cell(random, rate_per_s=8800)) is None  # no end of waiting
+    assert predicted(Cell(random)) is None
+    assert predicted(Cell(DELAY, rate_per_s=100)) is None
 
 
 def test_lateness_of_who_had_to_wait_is_not_the_senders(stage):

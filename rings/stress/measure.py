@@ -7,9 +7,11 @@ cell in which they differ by more than 3 % was measured wrong, and says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ..forecast import Load, forecast
 from ..loading import SLICES
 from .cell import Cell
 
@@ -61,9 +63,10 @@ def result(
         "little": occupancy["mean"] / max(1e-12, achieved * in_ring_s),
         "limit": _limit(workers) if cell.depth == "auto" else None,
         "predicted_per_s": cell.predicted_per_s,
+        "predicted": predicted(cell),
     }
-    predicted = cell.predicted_per_s
-    figures["error"] = achieved / predicted - 1 if predicted else None
+    most = cell.predicted_per_s
+    figures["error"] = achieved / most - 1 if most else None
     figures["why_invalid"] = _why_invalid(cell, figures, sums)
     figures["valid"] = not figures["why_invalid"]
     return figures
@@ -82,6 +85,31 @@ def _offered(cell: Cell, sums: Told) -> float | None:
     if cell.rate_per_s is None or cell.policy == "block":
         return cell.rate_per_s
     return float(sums["offered"] / cell.seconds)
+
+
+def predicted(cell: Cell) -> dict[str, float] | None:
+    """Return what M/M/c/K says of an open loop; None where it does not apply."""
+    device, rate_per_s = cell.device, cell.rate_per_s
+    if rate_per_s is None or cell.arrivals != "poisson" or device.service_s is None:
+        return None
+    if device.variability != "exponential" or cell.depth == "auto":
+        return None
+    load = Load(
+        rate_per_s,
+        device.service_s,
+        device.servers,
+        policy=cell.policy,
+        queues=cell.queues,
+    )
+    told = forecast(load, cell.most_in_flight)
+    if not math.isfinite(told.p99_s):
+        return None
+    return {
+        "throughput_per_s": told.throughput_per_s,
+        "blocking": told.blocking,
+        "p50_us": told.p50_s * 1e6,
+        "p99_us": told.p99_s * 1e6,
+    }
 
 
 def _limit(workers: Sequence[Told]) -> dict[str, int]:
