@@ -35,6 +35,7 @@ KIND_SPSC: Final = 2
 KIND_MPMC: Final = 3
 KIND_BROADCAST: Final = 4
 KIND_BLOCKS: Final = 5
+KIND_RING: Final = 6
 
 # -- parameters of a split connection (KIND_SPLIT) ----------------------------
 

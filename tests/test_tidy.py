@@ -26,16 +26,16 @@ LAYERS = (
     " rings.spsc rings.broadcast_ends rings.broadcast rings.mpmc_statistics rings.mpmc",
     "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
-    " rings.link rings.rendezvous",
-    "rings.depth rings.handle rings.doubt rings.ranges rings.requester rings.copying"
-    " rings.block rings.frontend"
-    " rings.interpreters rings.sandbox",
+    " rings.link rings.inquiry rings.reconfigure rings.rendezvous",
+    "rings.depth rings.handle rings.doubt rings.many rings.replacing rings.ranges"
+    " rings.requester rings.copying rings.block rings.frontend rings.interpreters"
+    " rings.sandbox",
     "rings",
     "daemons._engine rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
     " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
-    " daemons.wire daemons.client daemons.engine daemons.report daemons.server"
-    " daemons.process",
+    " daemons.wire daemons.attached daemons.detaching daemons.client daemons.engine"
+    " daemons.report daemons.server daemons.process",
     "daemons",
     "rings.cli daemons.__main__ daemons._engine_build",
 )

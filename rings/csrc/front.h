@@ -9,6 +9,9 @@
  * An id is an index in the table and that entry's generation, so an answer that is
  * late, doubled or invented matches nothing: the ring is then broken.  What was asked
  * is kept here and never read back from the ring, which the peer can write.
+ *
+ * A ring may be replaced in use (front_replace.h): new requests go to its successor at
+ * once, and the elder is looked at as well until its last answer has come.
  */
 #ifndef RINGS_FRONT_H
 #define RINGS_FRONT_H
@@ -90,7 +93,10 @@ struct front_stats {
 };
 
 struct front {
-    struct xen_front ring;
+    struct xen_front ring;  /* takes new requests */
+    struct xen_front elder; /* the one before it: answers only */
+    bool has_elder;         /* changes only while nobody leads */
+    shared_u32 changing;    /* threads that want to replace the ring: nobody may lead */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     bool leading;
@@ -108,14 +114,19 @@ struct front {
 
 static inline int64_t front_look(void *arg)
 {
-    return xen_front_ready(&((struct front *)arg)->ring);
+    struct front *front = arg;
+    if (load_relaxed(&front->changing) > 0)
+        return 1;
+    int64_t ready = front->has_elder ? xen_front_ready(&front->elder) : 0;
+    return ready != 0 ? ready : xen_front_ready(&front->ring);
 }
 
 static inline int64_t front_final_check(void *arg)
 {
     struct front *front = arg;
     front->stats.sleeps++;
-    return xen_front_final_check(&front->ring);
+    int64_t ready = front->has_elder ? xen_front_final_check(&front->elder) : 0;
+    return ready != 0 ? ready : xen_front_final_check(&front->ring);
 }
 
 static inline uint32_t front_in_flight(const struct front *front)
@@ -235,15 +246,15 @@ static inline bool front_answered(struct front *front, const struct io_response 
     }
 }
 
-/* Take every response there is.  Mutex held. */
-static inline void front_dispatch(struct front *front)
+/* Take every response of one ring; how many. */
+static inline uint32_t front_take(struct front *front, struct xen_front *ring)
 {
-    int64_t ready = front->broken ? 0 : xen_front_ready(&front->ring);
+    int64_t ready = front->broken ? 0 : xen_front_ready(ring);
     if (ready < 0)
         front->broken = "the daemon published more responses than there were requests";
     for (int64_t i = 0; i < ready; i++) {
         struct io_response response;
-        xen_front_copy(&front->ring, (uint32_t)i, &response, sizeof response);
+        xen_front_copy(ring, (uint32_t)i, &response, sizeof response);
         if (!front_answered(front, &response)) {
             front->broken = "the daemon answered what was not asked";
             break;
@@ -251,10 +262,18 @@ static inline void front_dispatch(struct front *front)
         front->stats.responses++;
     }
     if (ready <= 0)
-        return;
-    xen_front_release(&front->ring, (uint32_t)ready);
-    if (front->limit.adapts)
-        limit_note(&front->limit, now_ns(), front_in_flight(front), (uint32_t)ready);
+        return 0;
+    xen_front_release(ring, (uint32_t)ready);
+    return (uint32_t)ready;
+}
+
+/* Take every response there is.  Mutex held. */
+static inline void front_dispatch(struct front *front)
+{
+    uint32_t taken = front->has_elder ? front_take(front, &front->elder) : 0;
+    taken += front_take(front, &front->ring);
+    if (taken > 0 && front->limit.adapts)
+        limit_note(&front->limit, now_ns(), front_in_flight(front), taken);
 }
 
 /* Lead for one wait: mutex held at entry and exit, free while waiting. */
@@ -296,8 +315,9 @@ static inline enum wait_result front_wait(struct front *front, bool (*done)(void
             return WAIT_READY;
         if (front->broken != NULL)
             return WAIT_BROKEN;
-        enum wait_result result = front->leading ? front_follow(front, deadline_ns)
-                                                 : front_lead(front, deadline_ns);
+        bool held_up = load_relaxed(&front->changing) > 0;
+        enum wait_result result = held_up || front->leading ? front_follow(front, deadline_ns)
+                                                            : front_lead(front, deadline_ns);
         if (done(arg))
             return WAIT_READY;
         if (result != WAIT_READY && result != WAIT_BROKEN)
