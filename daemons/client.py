@@ -13,17 +13,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from rings import layout
 from rings.codec import (
     MAX_PACKET,
     MAX_STAT_TEXT,
     decode,
     encode,
 )
-from rings.layout import Geometry
-from rings.memory import Region
+from rings.errors import RingError
 from rings.messages import (
     Closing,
     Connected,
@@ -32,21 +30,31 @@ from rings.messages import (
     Message,
     Offer,
     Ready,
+    Reconfigure,
+    Reconfigured,
     Setup,
     Stat,
     StatReply,
+    Switched,
+    Unchanged,
 )
 from rings.peer import Peer, open_pidfd
-from rings.protocol import FEATURES, LIMITED, agree, geometry, refusal, write_split
+from rings.protocol import (
+    FEATURES,
+    LIMITED,
+    agree,
+    geometry,
+    refusal,
+    ring_geometry,
+)
 from rings.states import Role, Side
 
+from .attached import AttachedRings, Memory, make_memory
 from .device import Device, RingSpec
 from .devices import facts
-from .endings import Gone, Leaves, Refused
+from .endings import Gone, Leaves, Refused, error_message
 from .limits import Quota
 from .spec import EngineLike
-
-EVENTFD_FLAGS: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -60,16 +68,6 @@ class Service:
     features: frozenset[str] = FEATURES
 
 
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """What a session holds from `Setup` on."""
-
-    region: Region
-    geometry: Geometry
-    to_back: int
-    to_front: int
-
-
 class Client:
     """The daemon's end of one connection.
 
@@ -79,7 +77,8 @@ class Client:
         pidfd: Becomes readable when that process dies; -1 if there is none.
         side: Which states the two ends are in.
         device: What it asked for, from `Hello` on.
-        ring: The engine's number of its ring, once attached.
+        rings: Its rings, once attached.
+        outgoing: Rings to be taken out of service, each with the reason.
         leaving: Set when the server has begun to end this connection.
     """
 
@@ -90,12 +89,13 @@ class Client:
         self.since = time.monotonic()
         self.device: Device | None = None
         self.memory: Memory | None = None
-        self.ring: int | None = None
+        self.outgoing: list[tuple[str, int]] = []
         self.leaving = False
         self._service = service
         self._offer: Offer | None = None
         self.asks = False  # for the report, not for a ring
         self._report = ""
+        self._wanted: Reconfigure | None = None
         self._held = ExitStack()
         self._held.callback(sock.close)
         try:
@@ -106,6 +106,8 @@ class Client:
             raise Gone(str(error)) from None
         if self.pidfd >= 0:
             self._held.callback(os.close, self.pidfd)
+        self.rings = AttachedRings(service.engine, service.quota, self.peer.uid)
+        self._held.callback(self.rings.close)
 
     def step(self) -> None:
         """Take one packet and do what it asks for.
@@ -171,7 +173,7 @@ class Client:
 
     def told(self, rings: Mapping[Any, Any]) -> dict[str, object]:
         """Return what the report tells of this connection."""
-        memory = self.memory
+        shape = self.rings.geometry
         return {
             "session": self.number,
             "pid": self.peer.pid,
@@ -179,8 +181,9 @@ class Client:
             "state": self.side.mine.name.lower(),
             "age_s": round(time.monotonic() - self.since, 3),
             "device": self.device.name if self.device else None,
-            "geometry": memory.geometry._asdict() if memory else None,
-            "ring": rings.get(self.ring) if self.ring is not None else None,
+            "geometry": shape._asdict() if shape else None,
+            "ring": rings.get(self.rings.current),
+            "resizes": self.rings.replaced,
         }
 
     def _answer(self, message: Message) -> None:
@@ -193,6 +196,13 @@ class Client:
                 self._connected()
             case Stat():
                 self._stat(message)
+            case Reconfigure():
+                self._wanted = message
+                self.reconfigure()
+            case Switched():
+                self.outgoing.append(("resized", self.rings.switch()))
+            case Unchanged():
+                self.outgoing.append(("declined", self.rings.decline()))
             case Closing():
                 raise Leaves(message.reason)
             case Error():
@@ -217,32 +227,16 @@ class Client:
         reason = refusal(self._offer, setup)
         if reason is not None:
             raise Refused("setup", reason)
-        self._book({name: getattr(setup, name) for name in LIMITED})
-        memory = self._make_memory(geometry(setup))
+        self._book_setup({name: getattr(setup, name) for name in LIMITED})
+        memory = make_memory(geometry(setup), self.peer.pid, self._held)
         self.memory = memory
         ready = Ready(memory.geometry._asdict(), memory.region.generation)
         self.say(ready, (memory.region.fd, memory.to_back, memory.to_front))
 
-    def _make_memory(self, shape: Geometry) -> Memory:
-        region = Region.create(
-            shape.size,
-            kind=layout.KIND_SPLIT,
-            name=f"rings-{self.peer.pid}",
-            generation=time.time_ns(),
-        )
-        self._held.callback(region.close)
-        write_split(region.buffer, shape)
-        return Memory(region, shape, self._eventfd(), self._eventfd())
-
-    def _eventfd(self) -> int:
-        fd = os.eventfd(0, EVENTFD_FLAGS)
-        self._held.callback(os.close, fd)
-        return fd
-
     def _connected(self) -> None:
         assert self.memory is not None
         assert self.device is not None
-        self.ring = self._service.engine.attach(
+        self.rings.current = self.rings.attach(
             RingSpec(
                 region=self.memory.region,
                 geometry=self.memory.geometry,
@@ -253,12 +247,34 @@ class Client:
             )
         )
 
+    def reconfigure(self) -> None:
+        """Make the ring that was asked for, once nothing is left of an elder."""
+        wanted = self._wanted
+        if wanted is None or len(self.rings.numbers) > 1:
+            return
+        self._wanted = None
+        try:
+            region, spec = self.rings.prepare(wanted.slots, wanted.start)
+        except (RingError, OSError, ValueError) as error:
+            said = error_message(error)
+            return self.say(Unchanged(said.code, said.message))
+        shape = ring_geometry(spec.geometry, wanted.slots, wanted.start)
+        made = Reconfigured(shape._asdict(), region.generation)
+        self.say(made, (region.fd, spec.wait_fd))
+
     def _stat(self, stat: Stat) -> None:
         self.asks = True
         if stat.offset == 0:
             self._report = self._service.report()
         piece = self._report[stat.offset : stat.offset + MAX_STAT_TEXT]
         self.say(StatReply(stat.offset, len(self._report), piece))
+
+    def _book_setup(self, amounts: dict[str, int]) -> None:
+        """Book what the session has, and apart from it what its ring has."""
+        self._service.quota.take(self.peer.uid, amounts)
+        for name, amount in amounts.items():
+            holder = self.rings.booking if name == "slots" else self._held
+            holder.callback(self._service.quota.give, self.peer.uid, {name: amount})
 
     def _book(self, amounts: dict[str, int]) -> None:
         self._service.quota.take(self.peer.uid, amounts)

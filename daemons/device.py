@@ -80,6 +80,7 @@ class RingSpec:
         device: What serves the requests.
         wait_fd: eventfd that the frontend writes.
         notify_fd: eventfd that the backend writes.
+        ring_region: Where the ring lies, if not in `region`; stays open as well.
         peer_pid: The frontend's process, for statistics and the log.
     """
 
@@ -89,3 +90,4 @@ class RingSpec:
     wait_fd: int
     notify_fd: int
     peer_pid: int = 0
+    ring_region: Region | None = None

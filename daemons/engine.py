@@ -174,10 +174,10 @@ class Engine:
 
     def _attach(self, spec: RingSpec, service: Service | None) -> int:
         station = self._station(spec.device)
-        memory = ffi.from_buffer("char[]", spec.region.buffer, require_writable=True)
+        memory = wire.memory_of(spec)
         ring = wire.attach(self._engine, spec, memory, station)
         if ring < 0:
-            ffi.release(memory)
+            wire.let_go(memory)
             raise wire.attach_error(-ring, spec)
         self._rings[ring] = spec
         self._memory[ring] = memory
@@ -238,7 +238,7 @@ class Engine:
             self.on_broken(ring, reason)
 
     def _forget(self, ring: int) -> None:
-        ffi.release(self._memory.pop(ring))
+        wire.let_go(self._memory.pop(ring))
         del self._rings[ring]
         self._detached[ring].set_result(None)
 

@@ -75,3 +75,22 @@ def _process() -> dict[str, object]:
         "voluntary_switches": usage.ru_nvcsw,
         "involuntary_switches": usage.ru_nivcsw,
     }
+
+
+def who(client: Client) -> dict[str, object]:
+    """Return whose session it is, for the log."""
+    return {"pid": client.peer.pid, "uid": client.peer.uid}
+
+
+def described(client: Client) -> dict[str, object]:
+    """Return what the log tells of a session that has a ring."""
+    shape = client.rings.geometry
+    assert shape is not None
+    return {
+        "session": client.number,
+        **who(client),
+        "device": client.device.name if client.device else "",
+        "slots": shape.slots,
+        "grants": shape.grants,
+        "data_size": shape.data_size,
+    }

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -24,13 +23,14 @@ from rings.errors import RingError
 from rings.messages import Closed, Closing, Error, Message
 
 from .client import Client, Service
+from .detaching import Detaching
 from .device import Device
 from .endings import Gone, Leaves, error_message
 from .limits import Limits, Quota
 from .listener import Listener
 from .log import Log
 from .loop import Loop
-from .report import report
+from .report import described, report, who
 from .spec import EngineLike
 
 HELLO_TIMEOUT_S: Final = 5.0
@@ -93,6 +93,7 @@ class Server:
         self._since = time.monotonic()
         self.listener = listener
         self.loop = Loop()
+        self._detaching = Detaching(engine, self.loop)
         self.loop.watch(listener.fileno(), self._accept)
         engine.on_broken = self._on_broken
 
@@ -105,7 +106,7 @@ class Server:
             self.loop.turn(self._patience())
             self._expire()
         for client in self._clients:
-            self._log.warning("undrained", session=client.number, **_who(client))
+            self._log.warning("undrained", session=client.number, **who(client))
 
     def stop(self) -> None:
         """Take no more clients, let the sessions finish.  For any thread."""
@@ -114,7 +115,7 @@ class Server:
     def close(self) -> None:
         """Drop every session at once and close the loop."""
         for client in tuple(self._clients):
-            if client.ring is None or self.drained:
+            if not client.rings.numbers or self.drained:
                 self._release(client, None)
         self.loop.close()
 
@@ -166,21 +167,24 @@ class Server:
             client.admit(self._allowed)
         except RingError as error:
             self._log.warning(
-                "refused", session=client.number, **_who(client), reason=error
+                "refused", session=client.number, **who(client), reason=error
             )
             client.farewell(error_message(error))
             client.release()
             return
         self._clients.add(client)
         self._handshakes[client] = client.since + self._hello_timeout
-        self.loop.watch(client.socket.fileno(), partial(self._step, client))
+        self.loop.watch(
+            client.socket.fileno(), partial(self._guarded, client, client.step)
+        )
         if client.pidfd >= 0:
             self.loop.watch(client.pidfd, partial(self._retire, client, "died"))
-        self._log.debug("accepted", session=client.number, **_who(client))
+        self._log.debug("accepted", session=client.number, **who(client))
 
-    def _step(self, client: Client) -> None:
+    def _guarded(self, client: Client, step: Callable[[], None]) -> None:
+        """Do something for a client; what goes wrong ends its session."""
         try:
-            client.step()
+            step()
         except Leaves as error:
             self._retire(client, str(error), Closed(), drain=True)
         except Gone as error:
@@ -191,24 +195,29 @@ class Server:
             self._log.error("failed", trace=True, session=client.number)
             self._retire(client, repr(error), error_message(error))
         else:
-            self._connected(client)
+            self._follow(client)
 
-    def _connected(self, client: Client) -> None:
-        if client.ring is None or client not in self._handshakes:
+    def _follow(self, client: Client) -> None:
+        """Keep up with the rings that a step has brought or sent off."""
+        self._rings.update(dict.fromkeys(client.rings.numbers, client))
+        while client.outgoing:
+            event, ring = client.outgoing.pop()
+            gone = partial(self._let_go, client, ring)
+            self._detaching.begin([ring], gone, drain=True, timeout_s=None)
+            self._log.info(event, **described(client))
+        if client.rings.numbers and client in self._handshakes:
+            del self._handshakes[client]
+            self._log.info("connected", **described(client))
+
+    def _let_go(self, client: Client, ring: int, error: Exception | None) -> None:
+        """Forget a ring that another has replaced; unless the session ends anyway."""
+        if client.leaving:
             return
-        del self._handshakes[client]
-        self._rings[client.ring] = client
-        assert client.memory is not None
-        shape = client.memory.geometry
-        self._log.info(
-            "connected",
-            session=client.number,
-            **_who(client),
-            device=client.device.name if client.device else "",
-            slots=shape.slots,
-            grants=shape.grants,
-            data_size=shape.data_size,
-        )
+        if error is not None:
+            return self._retire(client, f"ring {ring} is stuck: {error}")
+        del self._rings[ring]
+        client.rings.let_go(ring)
+        self._guarded(client, client.reconfigure)
 
     def _on_broken(self, ring: int, reason: str) -> None:
         self.loop.post(partial(self._broken, ring, reason))
@@ -239,23 +248,18 @@ class Server:
             client.farewell(last)
         quiet = self._log.debug if client.asks else self._log.info
         level = self._log.warning if isinstance(last, Error) else quiet
-        level("ending", session=client.number, **_who(client), reason=reason)
-        if client.ring is None:
+        level("ending", session=client.number, **who(client), reason=reason)
+        if not client.rings.numbers:
             return self._release(client, last)
-        arguments = (client, last, drain)
-        threading.Thread(target=self._detach, args=arguments, daemon=True).start()
+        gone, limit = partial(self._detached, client, last), self._drain_timeout
+        self._detaching.begin(client.rings.numbers, gone, drain=drain, timeout_s=limit)
 
-    def _detach(self, client: Client, last: Message | None, drain: bool) -> None:
-        assert client.ring is not None
-        try:
-            self.engine.detach(client.ring, drain=drain, timeout_s=self._drain_timeout)
-        except Exception as error:
-            self.loop.post(partial(self._stuck, client, error))
-        else:
-            self.loop.post(partial(self._release, client, last))
-
-    def _stuck(self, client: Client, error: Exception) -> None:
-        """Keep the memory of a ring that would not be detached: it may be in use."""
+    def _detached(
+        self, client: Client, last: Message | None, error: Exception | None
+    ) -> None:
+        """Let the session go, or keep the memory of a ring that may still be in use."""
+        if error is None:
+            return self._release(client, last)
         self._log.error("detach-failed", session=client.number, reason=repr(error))
         self._clients.discard(client)
         self.stuck.append(client)
@@ -263,8 +267,7 @@ class Server:
     def _release(self, client: Client, last: Message | None) -> None:
         if isinstance(last, Closed):
             client.farewell(last)
-        if client.ring is not None and self._rings.get(client.ring) is client:
-            del self._rings[client.ring]
+        self._rings = {n: one for n, one in self._rings.items() if one is not client}
         self._clients.discard(client)
         try:
             client.release()
@@ -294,7 +297,3 @@ class Server:
             devices=self.devices.values(),
             clients=self._clients,
         )
-
-
-def _who(client: Client) -> dict[str, object]:
-    return {"pid": client.peer.pid, "uid": client.peer.uid}

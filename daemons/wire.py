@@ -76,10 +76,30 @@ def add_station(engine: Any, station: Station) -> int:
     return number
 
 
-def attach(engine: Any, spec: RingSpec, memory: Any, station: int) -> int:
-    """Attach a ring whose region is mapped at ``memory``: its number, or -errno."""
+def memory_of(spec: RingSpec) -> list[Any]:
+    """Hold a ring's memory for the engine: its region, and the ring's own if any."""
+    regions = [spec.region] if spec.ring_region is None else [
+        spec.region, spec.ring_region,
+    ]  # fmt: skip
+    return [
+        ffi.from_buffer("char[]", region.buffer, require_writable=True)
+        for region in regions
+    ]
+
+
+def let_go(memory: list[Any]) -> None:
+    """Let go of what `memory_of` holds."""
+    for held in memory:
+        ffi.release(held)
+
+
+def attach(engine: Any, spec: RingSpec, memory: list[Any], station: int) -> int:
+    """Attach a ring whose memory is held by ``memory``: its number, or -errno."""
     ring = ffi.new("struct engine_ring_spec *")
-    ring.memory = memory
+    ring.memory = memory[0]
+    if spec.ring_region is not None:
+        ring.ring_memory = memory[1]
+        ring.ring_memory_size = spec.ring_region.size
     for name, value in spec.geometry._asdict().items():
         setattr(ring, name, value)
     ring.wait_fd, ring.notify_fd = spec.wait_fd, spec.notify_fd

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from . import layout
 from .copying import Copier
-from .depth import Depth
+from .depth import Depth, slots_of
 from .errors import ClosedError
 from .grants import Grant
 from .handle import Handle
+from .many import MAX_TRANSFER
 from .ranges import Range
-from .requester import MAX_TRANSFER, Requester
+from .requester import Requester
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -145,7 +145,9 @@ class Block:
         Returns:
             ``n``.
         """
-        return self._many(layout.OP_READ, offsets, into, length, depth, timeout)
+        return self._requester.blocks.all(
+            layout.OP_READ, offsets, into, length, depth, timeout
+        )
 
     def write_many(
         self,
@@ -160,20 +162,8 @@ class Block:
 
         Like `read_many`; no order among the blocks is promised.
         """
-        return self._many(layout.OP_WRITE, offsets, data, length, depth, timeout)
-
-    def _many(
-        self, op: int, offsets: Buffer, grant: Grant, length: int,
-        depth: int | str | None, timeout: float | None,
-    ) -> int:  # fmt: skip
-        if not 1 <= length <= MAX_TRANSFER:
-            raise ValueError(f"length must be 1 to {MAX_TRANSFER} bytes, not {length}")
-        if grant.length < length:
-            raise ValueError(f"{grant!r} is smaller than one block of {length} bytes")
-        late = None if timeout is None else monotonic() + timeout
-        window = grant.length // length
-        return self._requester.many(
-            op, offsets, grant, 0, length, window, late, depth=depth
+        return self._requester.blocks.all(
+            layout.OP_WRITE, offsets, data, length, depth, timeout
         )
 
     # -- requests that are waited for later -----------------------------------
@@ -259,6 +249,22 @@ class Block:
                 run; None for all the slots.
         """
         self._requester.set_depth(depth)
+
+    def resize(
+        self, slots: int = 0, *, order: int | None = None, timeout: float = 5.0
+    ) -> None:
+        """Go on with a ring of ``slots``, or ``32 << order``, slots.
+
+        What is in flight is answered in the old ring, what comes now goes to the new
+        one.  Grants, handles and `fileno` stay; other threads notice nothing.
+
+        Raises:
+            BusyError: A limit of the daemon; the message names its option.
+            TimeoutError: The daemon, or a request in the ring before this one, did
+                not answer.  The old ring stays in use after either error.
+            BrokenError: The daemon is gone.
+        """
+        self._requester.resize(slots_of(slots, order), timeout)
 
     @property
     def closed(self) -> bool:

@@ -27,9 +27,13 @@ from .messages import (
     Message,
     Offer,
     Ready,
+    Reconfigure,
+    Reconfigured,
     Setup,
     Stat,
     StatReply,
+    Switched,
+    Unchanged,
 )
 
 MAGIC: Final = 0x31474E52  # b"RNG1"
@@ -141,6 +145,10 @@ MESSAGES: Final[dict[int, tuple[type[Message], dict[str, Check]]]] = {
         StatReply,
         {"offset": _number(U32), "total": _number(U32), "text": _text(MAX_STAT_TEXT)},
     ),
+    11: (Reconfigure, {"slots": _number(U32), "start": _number(U32)}),
+    12: (Reconfigured, {"geometry": _numbers, "generation": _number(U64)}),
+    13: (Switched, {}),
+    14: (Unchanged, {"code": _name, "message": _text(MAX_TEXT)}),
 }
 TYPE_NUMBERS: Final = {cls: number for number, (cls, _) in MESSAGES.items()}
 

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 AUTO: Final = "auto"
 LEAST: Final = 2  # auto goes no lower: fewer tell too little of a device
+SMALLEST: Final = 32  # slots of a ring of order 0
 FIXED: Final = 32  # of many blocks, where there is nothing to go by
 
 
@@ -61,3 +62,10 @@ def bounds(depth: int | str | None, slots: int) -> tuple[int, int]:
         f'depth must be "auto", None or 1 to {slots}, the slots of this ring, not'
         f" {depth!r}; for more, open the device with more slots="
     )
+
+
+def slots_of(slots: int, order: int | None) -> int:
+    """Return the slots of a ring that is asked for by one number or by the other."""
+    if (slots != 0) == (order is not None):
+        raise ValueError("give either slots or order=, for 32 << order slots")
+    return slots if order is None else SMALLEST << order

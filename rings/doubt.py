@@ -30,6 +30,14 @@ class Doubt:
             f" {len(self._in_flight())} in flight"
         )
 
+    def elder(self, timeout: float) -> TimeoutError:
+        """Return the error of a ring that cannot be replaced yet."""
+        return TimeoutError(
+            f"the ring was replaced before, and requests in that one are not answered "
+            f"within {timeout:.3g} s by {self._where()}; the ring in use stays: wait "
+            "for the requests in flight, then resize again"
+        )
+
     def gone(self, error: BrokenError) -> BrokenError:
         """Return the error of a daemon that is gone, with all that is in flight."""
         lost = self._in_flight()

@@ -34,6 +34,7 @@ KIND_SPSC: Final = 2
 KIND_MPMC: Final = 3
 KIND_BROADCAST: Final = 4
 KIND_BLOCKS: Final = 5
+KIND_RING: Final = 6
 
 # -- parameters of a split connection (KIND_SPLIT) ----------------------------
 SPLIT_RING_LAYOUT: Final = 64  # u32, XEN or PADDED

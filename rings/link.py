@@ -1,8 +1,8 @@
 """A frontend's end of the control socket: addresses, time limits, descriptors.
 
 Plain `recv` is used everywhere: it installs no descriptor, whatever the peer
-attaches.  `receive_ready` alone uses `recvmsg`, with room for exactly the three
-that `Ready` brings.
+attaches.  `receive_with_fds` alone uses `recvmsg`, with room for exactly as many as
+the message is due to bring.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ from .errors import (
     RemoteProtocolError,
     RingError,
 )
-from .messages import Closing, Error, Message, Ready
+from .messages import Closing, Error, Message, Unchanged
 from .peer import Peer, close_all
 from .states import Role, Side
 
 M = TypeVar("M", bound=Message)
 
-READY_FDS = 3
 CONNECT_RETRY_S = 0.01
 ERRORS: dict[str, type[Exception]] = {
     "no-device": LookupError,
@@ -115,23 +114,24 @@ class Link:
         """
         return self._expect(kind, self._receive(kind.__name__, 0)[0])
 
-    def receive_ready(self) -> tuple[Ready, list[int]]:
-        """Return `Ready` and its three descriptors, which the caller must close."""
-        packet, fds = self._receive("Ready", READY_FDS)
+    def receive_with_fds(self, kind: type[M], count: int) -> tuple[M, list[int]]:
+        """Return a message and its descriptors, which the caller must close."""
+        packet, fds = self._receive(kind.__name__, count)
         try:
-            ready = self._expect(Ready, packet)
-            if len(fds) != READY_FDS:
+            message = self._expect(kind, packet)
+            if len(fds) != count:
                 raise RemoteProtocolError(
-                    f"Ready came with {len(fds)} file descriptors, not {READY_FDS}"
+                    f"{kind.__name__} did not come with just {count} file descriptors, "
+                    "or there was no room for them: see RLIMIT_NOFILE"
                 )
         except BaseException:
             close_all(fds)
             raise
-        return ready, fds
+        return message, fds
 
-    def receive_any(self) -> Message:
+    def receive_any(self, awaited: str = "Closed") -> Message:
         """Return the next message, whatever it is, within the deadline."""
-        return self._take(self._receive("Closed", 0)[0])
+        return self._take(self._receive(awaited, 0)[0])
 
     def complain(self, error: BaseException) -> None:
         """Tell the daemon why this end gives up, if it is the daemon's doing."""
@@ -235,17 +235,19 @@ class Link:
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 received += _descriptors(data)
-        if flags & socket.MSG_CTRUNC:
+        if (
+            flags & socket.MSG_CTRUNC
+        ):  # more than there is room for, here or in the limit
             close_all(received)
-            raise RemoteProtocolError(
-                f"a control packet came with more than {fds} file descriptors"
-            )
+            received.clear()
         return packet, received
 
     def _expect(self, kind: type[M], packet: bytes) -> M:
         message = self._take(packet)
         if isinstance(message, Error):
             self._raise(message)
+        if isinstance(message, Unchanged):
+            raise self._refusal(message)
         if isinstance(message, Closing):
             raise BrokenError(f"the daemon on {self.address} is shutting down")
         if not isinstance(message, kind):
@@ -273,8 +275,11 @@ class Link:
 
     def _raise(self, error: Error) -> NoReturn:
         self.side.lost()
-        kind = ERRORS.get(error.code, BrokenError)
-        raise kind(f"the daemon on {self.address} answered: {error.message}")
+        raise self._refusal(error)
+
+    def _refusal(self, said: Error | Unchanged) -> Exception:
+        kind = ERRORS.get(said.code, BrokenError)
+        return kind(f"the daemon on {self.address} answered: {said.message}")
 
     def _gone(self) -> NoReturn:
         self.side.lost()

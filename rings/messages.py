@@ -64,6 +64,35 @@ class Connected:
 
 
 @dataclass(frozen=True)
+class Reconfigure:
+    """Frontend: make me another ring beside this one, of so many slots."""
+
+    slots: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Reconfigured:
+    """Backend: it is made and served; two file descriptors come with this."""
+
+    geometry: Mapping[str, int]
+    generation: int
+
+
+@dataclass(frozen=True)
+class Switched:
+    """Frontend: the new ring takes all requests; the old one had its last."""
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """Either end: there will be no other ring, and why; the old one goes on."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Closing:
     """Either end: no new requests; what is in flight is being finished."""
 
@@ -110,4 +139,8 @@ Message: TypeAlias = (
     | Error
     | Stat
     | StatReply
+    | Reconfigure
+    | Reconfigured
+    | Switched
+    | Unchanged
 )

@@ -23,7 +23,13 @@ PROTOCOL_FEATURES: Final = {
     layout.PROTOCOL_BLKIF: "protocol-blkif",
 }
 FEATURES: Final = frozenset(
-    {*RING_FEATURES.values(), *PROTOCOL_FEATURES.values(), "indirect", "cancel"}
+    {
+        *RING_FEATURES.values(),
+        *PROTOCOL_FEATURES.values(),
+        "indirect",
+        "cancel",
+        "reconfigure",
+    }
 )
 SLOT_SIZES: Final = {
     layout.PROTOCOL_IO: layout.IO_REQUEST_SIZE,
@@ -116,6 +122,23 @@ def geometry(setup: Setup) -> Geometry:
         data_size=setup.data_size,
         start=setup.start,
     )
+
+
+def ring_geometry(shape: Geometry, slots: int, start: int) -> Geometry:
+    """Lay out a region with another ring for a connection: no grants, no data.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    whole = layout.split_geometry(
+        ring_layout=shape.ring_layout,
+        slots=slots,
+        slot_size=shape.slot_size,
+        protocol=shape.protocol,
+        start=start,
+    )
+    end = whole.grants_offset
+    return whole._replace(size=end, grants=0, data_offset=end, data_size=0)
 
 
 def write_split(buffer: memoryview, shape: Geometry) -> None:

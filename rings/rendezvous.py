@@ -1,18 +1,20 @@
-"""Rendezvous with a daemon: open a session on a device, or ask for its report."""
+"""Rendezvous with a daemon: open a session on a device."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from threading import Lock
+from typing import Final
 
 from . import layout
 from .address import default_address
 from .channel import EventChannel
+from .codec import plain_text
 from .errors import BrokenError, LayoutError, RemoteProtocolError
+from .inquiry import devices, query
 from .layout import Geometry
 from .link import Link
 from .memory import Region
@@ -25,9 +27,9 @@ from .messages import (
     Hello,
     Offer,
     Ready,
+    Reconfigured,
     Setup,
-    Stat,
-    StatReply,
+    Unchanged,
 )
 from .peer import Peer, close_all
 from .protocol import (
@@ -50,7 +52,7 @@ __all__ = [
 ]
 
 CLOSE_TIMEOUT_S: Final = 5.0
-MAX_REPORT: Final = 16 << 20
+READY_FDS: Final = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,7 @@ class Session:
     generation: int
     peer: Peer
     link: Link = field(repr=False)
+    reading: Lock = field(default_factory=Lock, repr=False)
     owner_pid: int = field(default_factory=os.getpid, repr=False)
 
     def __enter__(self) -> Session:
@@ -105,7 +108,17 @@ class Session:
         Raises:
             BrokenError: The daemon is gone or has ended the session.
         """
+        if not self.reading.acquire(blocking=False):
+            return True  # whoever reads sees it
+        try:
+            return self._check()
+        finally:
+            self.reading.release()
+
+    def _check(self) -> bool:
         while (message := self.link.poll()) is not None:
+            if isinstance(message, Reconfigured):
+                self.decline("it came too late")
             if isinstance(message, Error):
                 raise BrokenError(
                     f"the daemon on {self.address} ended the session: {message.message}"
@@ -113,6 +126,11 @@ class Session:
             if isinstance(message, Closed):
                 raise BrokenError(f"the daemon on {self.address} has shut down")
         return self.link.side.connected
+
+    def decline(self, why: str) -> None:
+        """Tell the daemon that the ring it has made is not wanted any more."""
+        self.link.extend(CLOSE_TIMEOUT_S)
+        self.link.send(Unchanged("declined", plain_text(why)))
 
     def close(self, timeout: float = CLOSE_TIMEOUT_S) -> None:
         """Let the daemon finish, then unmap the memory.  Safe to call again.
@@ -195,7 +213,7 @@ def _handshake(link: Link, device: str, wanted: Setup) -> Session:
     check_device(offer.device)
     setup = choose(offer, wanted)
     link.send(setup)
-    ready, fds = link.receive_ready()
+    ready, fds = link.receive_with_fds(Ready, READY_FDS)
     session = _map(link, offer, setup, ready, fds)
     try:
         link.send(Connected())
@@ -245,50 +263,3 @@ def _check_header(region: Region, shape: Geometry, ready: Ready) -> None:
             f"the region is of generation {region.generation}, Ready names "
             f"{ready.generation}; connect again"
         )
-
-
-def query(
-    address: str | None, what: str = "stat", *, timeout: float = 5.0
-) -> dict[str, Any]:
-    """Return the daemon's report: itself, its devices, its sessions.
-
-    Raises:
-        ValueError: `what` is not "stat".
-        BrokenError, PermissionError, TimeoutError: As `open_session` has them.
-    """
-    if what != "stat":
-        raise ValueError(f'a daemon can be asked for "stat" only, not {what!r}')
-    with Link(address or default_address(), timeout) as link:
-        text = ""
-        total = 1
-        while len(text) < total:
-            link.send(Stat(len(text)))
-            reply = link.receive(StatReply)
-            if reply.offset != len(text) or not reply.text or reply.total > MAX_REPORT:
-                raise RemoteProtocolError("the daemon's report comes out of order")
-            text, total = text + reply.text, reply.total
-    return _report(text)
-
-
-def _report(text: str) -> dict[str, Any]:
-    try:
-        report = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"the daemon's report is no JSON: {error}") from None
-    if not isinstance(report, dict):
-        raise RemoteProtocolError("the daemon's report is not an object")
-    return report
-
-
-def devices(
-    address: str | None = None, *, timeout: float = 5.0
-) -> tuple[DeviceFacts, ...]:
-    """Return what a daemon serves."""
-    report = query(address, "stat", timeout=timeout)
-    try:
-        return tuple(
-            DeviceFacts(**{**facts, "ops": tuple(facts["ops"])})
-            for facts in report["devices"]
-        )
-    except (TypeError, KeyError) as error:
-        raise RemoteProtocolError(f"the daemon's device list lacks {error}") from None

@@ -17,21 +17,20 @@ from typing import TYPE_CHECKING, Final
 
 from . import layout
 from ._core import Front
-from .depth import AUTO, FIXED, bounds
+from .depth import bounds
 from .doubt import Doubt
 from .errors import BrokenError
 from .grants import Grant, GrantTable
 from .handle import Handle, Pins, describe
+from .many import MAX_TRANSFER, Many
 from .pool import BufferPool
 from .ranges import Range, to_segments
+from .replacing import Replacing
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from .rendezvous import Session
 
 REQUEST: Final = struct.Struct("<QBBHIQQ")
-MAX_TRANSFER: Final = 1 << 20
 PIECE: Final = 64 << 10
 
 
@@ -51,7 +50,6 @@ class Requester:
         limits = bounds(depth, shape.slots)
         self.pool = BufferPool(session.region, shape, GrantTable(session.region, shape))
         self._batching = Batching()
-        self._depth = depth
         self._front = Front(
             buffer=session.region.view(shape.ring_offset, shape.ring_size),
             layout=shape.ring_layout,
@@ -67,6 +65,9 @@ class Requester:
         )
         self._front.set_depth(*limits)
         self._doubt = Doubt(session, self._front)
+        self.blocks = Many(self._front, self._wait_credit, self._doubt)
+        self.blocks.limited = depth is not None
+        self._replacing = Replacing(session, self._front, self._doubt)
 
     # -- one operation, waited for --------------------------------------------
 
@@ -121,49 +122,13 @@ class Requester:
         whole = length // piece
         late = None if timeout is None else monotonic() + timeout
         offsets = array("Q", range(offset, offset + whole * piece, piece))
-        self.many(op, offsets, grant, 0, piece, max(1, whole), late)
+        self.blocks.move(op, offsets, grant, 0, piece, max(1, whole), late)
         rest = length - whole * piece
         if rest:
             left = None if late is None else max(0.0, late - monotonic())
             at = whole * piece
             self.call(op, offset + at, rest, grant, at, left)
         return length
-
-    def many(
-        self, op: int, offsets: Buffer, grant: Grant, at: int, length: int,
-        window: int, late: float | None, depth: int | str | None = None,
-    ) -> int:  # fmt: skip
-        """Move many blocks of one length; block ``i`` in buffer slot ``i % window``."""
-        view = memoryview(offsets).cast("B").cast("Q")
-        deep = self._many_depth(depth)
-        done = 0
-        grant.pin()
-        try:
-            while done < len(view):
-                left = None if late is None else max(0.0, late - monotonic())
-                start = at if window < len(view) else at + done * length
-                done += self._front.many(
-                    grant, op, view[done:], length, grant.gref, grant.generation,
-                    start, window, deep, left,
-                )  # fmt: skip
-                if done < len(view):
-                    self._wait_credit(late)
-        except TimeoutError:
-            raise self._doubt.late(op, view[done], length, None) from None
-        except BrokenError as error:
-            raise self._doubt.gone(error) from None
-        finally:
-            grant.unpin()
-        return done
-
-    def _many_depth(self, depth: int | str | None) -> int:
-        if depth is None:
-            depth = FIXED if self._depth is None else AUTO
-        if depth == AUTO:
-            return layout.MAX_SLOTS  # the front's own limit bounds it
-        if isinstance(depth, int) and depth >= 1:
-            return depth
-        raise ValueError(f'depth must be "auto", None or at least 1, not {depth!r}')
 
     # -- requests that are waited for later -----------------------------------
 
@@ -283,7 +248,11 @@ class Requester:
     def set_depth(self, depth: int | str | None) -> None:
         """Limit what is in flight; see `rings.depth`."""
         self._front.set_depth(*bounds(depth, self._front.statistics()["slots"]))
-        self._depth = depth
+        self.blocks.limited = depth is not None
+
+    def resize(self, slots: int, timeout: float) -> None:
+        """Go on with a ring of another size."""
+        self._replacing.replace(slots, timeout)
 
     # -- facts ----------------------------------------------------------------
 
@@ -294,3 +263,4 @@ class Requester:
     def close(self) -> None:
         """Let go of the ring's memory."""
         self._front.close()
+        self._replacing.close()

@@ -16,6 +16,18 @@ of states and both ends follow the same pair:
       Connected                   ------->
     CONNECTED
 
+A connected frontend may have its ring replaced by one of another size:
+
+    CONNECTED                                  CONNECTED
+      Reconfigure: slots          ------->
+    RECONFIGURING
+                                  <-------       Reconfigured: geometry and two fds
+                                               RECONFIGURED
+      Switched                    ------->
+    CONNECTED                                  CONNECTED
+
+`Unchanged` from either end takes both back to CONNECTED with the ring they have.
+
 Either end may say `Closing` once it has spoken; the backend drains and answers
 `Closed`.  `Error` ends the connection from any state.  A message may cross the
 other end's `Closing` on the way, so an end that is closing still accepts what
@@ -37,9 +49,13 @@ from .messages import (
     Message,
     Offer,
     Ready,
+    Reconfigure,
+    Reconfigured,
     Setup,
     Stat,
     StatReply,
+    Switched,
+    Unchanged,
 )
 
 
@@ -53,6 +69,8 @@ class State(IntEnum):
     CONNECTED = 4
     CLOSING = 5
     CLOSED = 6
+    RECONFIGURING = 7
+    RECONFIGURED = 8
 
 
 class Role(Enum):
@@ -73,7 +91,15 @@ TRANSITIONS: Final[dict[Role, dict[State, dict[type[Message], State]]]] = {
         State.UNKNOWN: {Stat: State.UNKNOWN, Hello: State.INITIALISING},
         State.INITIALISING: {Setup: State.INITIALISED, Closing: State.CLOSING},
         State.INITIALISED: {Connected: State.CONNECTED, Closing: State.CLOSING},
-        State.CONNECTED: {Closing: State.CLOSING},
+        State.CONNECTED: {
+            Reconfigure: State.RECONFIGURING,
+            Closing: State.CLOSING,
+        },
+        State.RECONFIGURING: {
+            Switched: State.CONNECTED,
+            Unchanged: State.CONNECTED,
+            Closing: State.CLOSING,
+        },
         State.CLOSING: {},
         State.CLOSED: {},
     },
@@ -89,22 +115,36 @@ TRANSITIONS: Final[dict[Role, dict[State, dict[type[Message], State]]]] = {
             Closing: State.CLOSING,
             Closed: State.CLOSED,
         },
-        State.CONNECTED: {Closing: State.CLOSING, Closed: State.CLOSED},
+        State.CONNECTED: {
+            Reconfigured: State.RECONFIGURED,
+            Unchanged: State.CONNECTED,
+            Closing: State.CLOSING,
+            Closed: State.CLOSED,
+        },
+        State.RECONFIGURED: {Closing: State.CLOSING, Closed: State.CLOSED},
         State.CLOSING: {Closed: State.CLOSED},
         State.CLOSED: {},
     },
 }
 
-# The state the other end must be in; messages not listed may always be sent.
-REQUIRES: Final[dict[type[Message], State]] = {
-    Hello: State.UNKNOWN,
-    Stat: State.UNKNOWN,
-    StatReply: State.UNKNOWN,
-    Offer: State.INITIALISING,
-    Setup: State.INIT_WAIT,
-    Ready: State.INITIALISED,
-    Connected: State.CONNECTED,
+# The states the other end may be in; messages not listed may always be sent.
+REQUIRES: Final[dict[type[Message], tuple[State, ...]]] = {
+    Hello: (State.UNKNOWN,),
+    Stat: (State.UNKNOWN,),
+    StatReply: (State.UNKNOWN,),
+    Offer: (State.INITIALISING,),
+    Setup: (State.INIT_WAIT,),
+    Ready: (State.INITIALISED,),
+    Connected: (State.CONNECTED,),
+    Reconfigure: (State.CONNECTED,),
+    Reconfigured: (State.RECONFIGURING,),
+    Switched: (State.RECONFIGURED,),
+    Unchanged: (State.RECONFIGURING, State.RECONFIGURED),
 }
+
+# Messages that end a reconfiguration for both ends.
+SETTLING: Final = (Switched, Unchanged)
+CHANGING: Final = (State.RECONFIGURING, State.RECONFIGURED)
 
 
 class Side:
@@ -131,7 +171,8 @@ class Side:
     @property
     def connected(self) -> bool:
         """True while requests may be put into the ring."""
-        return self.mine == self.peer == State.CONNECTED
+        usable = (State.CONNECTED, *CHANGING)
+        return self.mine in usable and self.peer in usable
 
     def may_send(self, kind: type[Message]) -> bool:
         """Return whether a message of this kind is in order now."""
@@ -147,6 +188,7 @@ class Side:
         if state is None:
             raise LocalProtocolError(self._refusal("may not send", kind))
         self.mine = state
+        self._settle(kind)
 
     def receive(self, kind: type[Message]) -> None:
         """Move as receiving a message of this kind moves the peer.
@@ -158,10 +200,18 @@ class Side:
         if state is None:
             raise RemoteProtocolError(self._refusal("may not be sent", kind))
         self.peer = state
+        self._settle(kind)
 
     def lost(self) -> None:
         """The connection is gone, whoever dropped it."""
         self.mine = self.peer = State.CLOSED
+
+    def _settle(self, kind: type[Message]) -> None:
+        if kind in SETTLING:
+            if self.mine in CHANGING:
+                self.mine = State.CONNECTED
+            if self.peer in CHANGING:
+                self.peer = State.CONNECTED
 
     def _step(
         self,
@@ -178,8 +228,8 @@ class Side:
             return State.CLOSED
         if kind is Closed and State.CLOSING not in (state, other):
             return None
-        required = REQUIRES.get(kind, other)
-        if other != required and not (late and other == State.CLOSING):
+        required = REQUIRES.get(kind, (other,))
+        if other not in required and not (late and other == State.CLOSING):
             return None
         return TRANSITIONS[sender][state].get(kind)
 

@@ -39,9 +39,13 @@ from rings.messages import (
     Message,
     Offer,
     Ready,
+    Reconfigure,
+    Reconfigured,
     Setup,
     Stat,
     StatReply,
+    Switched,
+    Unchanged,
 )
 from rings.states import Role, Side, State
 
@@ -86,6 +90,10 @@ any_message: st.SearchStrategy[Message] = st.one_of(
         total=u32,
         text=st.text(st.characters(max_codepoint=126), max_size=MAX_STAT_TEXT),
     ),
+    st.builds(Reconfigure, slots=u32, start=u32),
+    st.builds(Reconfigured, geometry=numbers, generation=u64),
+    st.just(Switched()),
+    st.builds(Unchanged, code=names, message=texts),
 )
 
 
@@ -180,7 +188,7 @@ def test_hostile_text_is_refused(text: str) -> None:
         packet(5, b"{}", length=2**32 - 1),
         packet(5, b"{}", reserved=1),
         packet(0, b"{}"),
-        packet(11, b"{}"),
+        packet(15, b"{}"),
         packet(5, b"{}" + b" " * MAX_PACKET),
     ],
 )
@@ -246,7 +254,14 @@ HANDSHAKE: list[tuple[Role, type[Message], State]] = [
     (Role.BACKEND, Ready, State.CONNECTED),
     (Role.FRONTEND, Connected, State.CONNECTED),
 ]
-SPOKEN = (Hello, Offer, Setup, Ready, Connected, Closing, Closed, Error)
+REPLACEMENT: list[tuple[Role, type[Message], State]] = [
+    (Role.FRONTEND, Reconfigure, State.RECONFIGURING),
+    (Role.BACKEND, Reconfigured, State.RECONFIGURED),
+    (Role.FRONTEND, Switched, State.CONNECTED),
+]
+ALL_STEPS = HANDSHAKE + REPLACEMENT
+CHANGES = (Reconfigure, Reconfigured, Switched, Unchanged)
+SPOKEN = (Hello, Offer, Setup, Ready, Connected, Closing, Closed, Error, *CHANGES)
 
 
 def pair() -> dict[Role, Side]:
@@ -262,14 +277,41 @@ def test_handshake_connects_both_ends() -> None:
     assert all(end.connected for end in ends.values())
 
 
-@pytest.mark.parametrize("steps", range(len(HANDSHAKE) + 1))
-def test_only_the_next_message_is_in_order(steps: int) -> None:
+def test_a_replacement_ends_connected_again_and_again() -> None:
     ends = pair()
-    for role, kind, _ in HANDSHAKE[:steps]:
+    for role, kind, state in ALL_STEPS + REPLACEMENT:
         ends[role].send(kind)
         ends[role.other].receive(kind)
-    due = [kind for _, kind, _ in HANDSHAKE[steps : steps + 1]]
-    for role, wrong, _ in HANDSHAKE:
+        assert ends[role].mine == ends[role.other].peer == state
+    states_now = {state for end in ends.values() for state in (end.mine, end.peer)}
+    assert states_now == {State.CONNECTED}
+
+
+@pytest.mark.parametrize("refuser", Role)
+def test_a_replacement_that_either_end_declines_changes_nothing(refuser: Role) -> None:
+    ends = pair()
+    wanted = REPLACEMENT[: 1 if refuser is Role.BACKEND else 2]
+    for role, kind, _ in HANDSHAKE + wanted:
+        ends[role].send(kind)
+        ends[role.other].receive(kind)
+        assert (
+            ends[role].connected or role is not Role.FRONTEND or kind in (Hello, Setup)
+        )
+    ends[refuser].send(Unchanged)
+    ends[refuser.other].receive(Unchanged)
+    states_now = {state for end in ends.values() for state in (end.mine, end.peer)}
+    assert states_now == {State.CONNECTED}
+    assert not ends[refuser].may_send(Unchanged)
+
+
+@pytest.mark.parametrize("steps", range(len(ALL_STEPS) + 1))
+def test_only_the_next_message_is_in_order(steps: int) -> None:
+    ends = pair()
+    for role, kind, _ in ALL_STEPS[:steps]:
+        ends[role].send(kind)
+        ends[role.other].receive(kind)
+    due = [kind for _, kind, _ in (ALL_STEPS + REPLACEMENT)[steps : steps + 1]]
+    for role, wrong, _ in ALL_STEPS:
         if [wrong] != due:
             with pytest.raises(LocalProtocolError, match=wrong.__name__):
                 ends[role].send(wrong)

@@ -370,7 +370,7 @@ def test_short_memory_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -
     def short(*args: object, **kwargs: object) -> None:
         raise RegionMemoryError("raise the limit of shared memory")
 
-    monkeypatch.setattr("daemons.client.Region.create", short)
+    monkeypatch.setattr("daemons.attached.Region.create", short)
     fds = our_fds()
     for _ in range(5):
         with pytest.raises(RegionMemoryError, match="raise the limit"):

@@ -27,16 +27,16 @@ LAYERS = (
     " rings.spsc rings.broadcast_ends rings.broadcast rings.mpmc_statistics rings.mpmc",
     "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
-    " rings.link rings.rendezvous",
-    "rings.depth rings.handle rings.doubt rings.ranges rings.requester rings.copying"
-    " rings.block rings.loading rings.frontend rings.interpreters rings.sandbox"
-    " rings.forecast rings.needs rings.advice",
+    " rings.link rings.inquiry rings.reconfigure rings.rendezvous",
+    "rings.depth rings.handle rings.doubt rings.many rings.replacing rings.ranges"
+    " rings.requester rings.copying rings.block rings.loading rings.frontend"
+    " rings.interpreters rings.sandbox rings.forecast rings.needs rings.advice",
     "rings",
     "daemons._engine rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
     " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
-    " daemons.wire daemons.client daemons.engine daemons.report daemons.server"
-    " daemons.process daemons.options",
+    " daemons.wire daemons.attached daemons.detaching daemons.client daemons.engine"
+    " daemons.report daemons.server daemons.process daemons.options",
     "daemons",
     "rings.stress.quantities rings.stress.device rings.stress.cell rings.stress.plan"
     " rings.stress.worker rings.stress.crew rings.stress.measure rings.stress.stage"

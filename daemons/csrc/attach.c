@@ -50,14 +50,28 @@ int engine_detach(engine *engine, uint32_t number, bool drain)
     return 0;
 }
 
+/* Another ring over the same memory, as while one is replaced: they share what the executor
+ * knows of memory and device. */
+static struct ring *sharer(const struct ring *ring)
+{
+    struct engine *engine = ring->engine;
+    for (uint32_t i = 0; i < engine->nr_rings; i++) {
+        struct ring *other = engine->rings[i];
+        if (other != NULL && other != ring && other->memory.base == ring->memory.base)
+            return other;
+    }
+    return NULL;
+}
+
 void free_ring(struct ring *ring)
 {
     const struct executor_calls *calls = ring->engine->exec->calls;
+    bool last = sharer(ring) == NULL;
     if (ring->bell_file >= 0)
         calls->remove_file(ring->engine->exec, ring->bell_file);
-    if (ring->device_file >= 0)
+    if (ring->device_file >= 0 && last)
         calls->remove_file(ring->engine->exec, ring->device_file);
-    if (ring->buffer >= 0)
+    if (ring->buffer >= 0 && last)
         calls->remove_buffer(ring->engine->exec, ring->buffer);
     free(ring->requests);
     free(ring->iovs);
@@ -105,7 +119,8 @@ static bool spec_fits(const struct engine_ring_spec *spec)
 {
     uint64_t grants_size = (uint64_t)spec->grants * sizeof(struct wire_grant);
     uint32_t least = spec->protocol == PROTOCOL_BLKIF ? RAW_SIZE : sizeof(struct wire_request);
-    return spec->ring_offset <= spec->size && spec->ring_size <= spec->size - spec->ring_offset &&
+    uint64_t size = spec->ring_memory != NULL ? spec->ring_memory_size : spec->size;
+    return spec->ring_offset <= size && spec->ring_size <= size - spec->ring_offset &&
            spec->grants_offset <= spec->size && grants_size <= spec->size - spec->grants_offset &&
            spec->data_offset <= spec->size && spec->data_size <= spec->size - spec->data_offset &&
            spec->slot_size >= least && spec->grants_offset % 8 == 0;
@@ -136,7 +151,11 @@ static int register_ring(struct ring *ring)
     ring->bell_file = exec->calls->add_file(exec, ring->wait_fd);
     if (ring->bell_file < 0)
         return ring->bell_file;
-    if (ring->device.kind == DEVICE_FILE) {
+    const struct ring *other = sharer(ring);
+    if (other != NULL) {
+        ring->device_file = other->device_file;
+        ring->buffer = other->buffer;
+    } else if (ring->device.kind == DEVICE_FILE) {
         ring->device_file = exec->calls->add_file(exec, ring->device.fd);
         if (ring->device_file < 0)
             return ring->device_file;
@@ -160,8 +179,9 @@ static int free_place(struct engine *engine)
 
 static int attach(struct engine *engine, struct ring *ring, const struct engine_ring_spec *spec)
 {
+    uint8_t *base = spec->ring_memory != NULL ? spec->ring_memory : spec->memory;
     if (!spec_fits(spec) ||
-        !xen_bind(&ring->back.ring, (uint8_t *)spec->memory + spec->ring_offset, spec->ring_size,
+        !xen_bind(&ring->back.ring, base + spec->ring_offset, spec->ring_size,
                   (enum ring_layout)spec->ring_layout, spec->slots, spec->slot_size))
         return -EINVAL;
     xen_back_attach(&ring->back, spec->start);

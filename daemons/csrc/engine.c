@@ -250,8 +250,11 @@ void engine_free(engine *engine)
 {
     if (engine->exec != NULL) {
         for (uint32_t i = 0; i < MAX_RINGS; i++)
-            if (engine->rings[i] != NULL)
-                free_ring(engine->rings[i]);
+            if (engine->rings[i] != NULL) {
+                struct ring *ring = engine->rings[i];
+                engine->rings[i] = NULL;
+                free_ring(ring);
+            }
         engine->exec->calls->destroy(engine->exec);
     }
     for (uint32_t i = 0; i < engine->nr_stations; i++)

@@ -38,6 +38,8 @@ struct engine_ring_spec {
     uint32_t grants, start;
     uint64_t data_offset, data_size;
     int wait_fd, notify_fd; /* eventfds: the front writes the first, we the second */
+    void *ring_memory; /* where the ring lies instead, at ring_offset; NULL: in `memory` */
+    uint64_t ring_memory_size;
 };
 
 struct engine_event {

@@ -18,7 +18,7 @@
 #include "wait.h"
 #include "xen.h"
 
-enum { MAX_RINGS = 256, MAX_EVENTS = 4 * MAX_RINGS, MAX_STATIONS = 64 };
+enum { MAX_RINGS = 512, MAX_EVENTS = 4 * MAX_RINGS, MAX_STATIONS = 64 };
 
 /* What a completed operation was for. */
 enum role { ROLE_REQUEST, ROLE_BELL, ROLE_CONTROL, ROLE_LETTING_GO };

@@ -9,6 +9,9 @@
  * An id is an index in the table and that entry's generation, so an answer that is
  * late, doubled or invented matches nothing: the ring is then broken.  What was asked
  * is kept here and never read back from the ring, which the peer can write.
+ *
+ * A ring may be replaced in use (front_replace.h): new requests go to its successor at
+ * once, and the elder is looked at as well until its last answer has come.
  */
 #ifndef RINGS_FRONT_H
 #define RINGS_FRONT_H
@@ -95,7 +98,10 @@ struct front_stats {
 };
 
 struct front {
-    struct xen_front ring;
+    struct xen_front ring;  /* takes new requests */
+    struct xen_front elder; /* the one before it: answers only */
+    bool has_elder;         /* changes only while nobody leads */
+    shared_u32 changing;    /* threads that want to replace the ring: nobody may lead */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     bool leading;
@@ -115,14 +121,19 @@ struct front {
 
 static inline int64_t front_look(void *arg)
 {
-    return xen_front_ready(&((struct front *)arg)->ring);
+    struct front *front = arg;
+    if (load_relaxed(&front->changing) > 0)
+        return 1;
+    int64_t ready = front->has_elder ? xen_front_ready(&front->elder) : 0;
+    return ready != 0 ? ready : xen_front_ready(&front->ring);
 }
 
 static inline int64_t front_final_check(void *arg)
 {
     struct front *front = arg;
     front->stats.sleeps++;
-    return xen_front_final_check(&front->ring);
+    int64_t ready = front->has_elder ? xen_front_final_check(&front->elder) : 0;
+    return ready != 0 ? ready : xen_front_final_check(&front->ring);
 }
 
 static inline uint32_t front_in_flight(const struct front *front)
@@ -179,10 +190,11 @@ static inline bool front_is_timed(const struct front *front)
     return front->gauge != NULL || front->limit.adapts;
 }
 
-/* Tell the gauge what the ring's own indices say is in flight.  Mutex held. */
+/* Tell the gauge what the rings' own indices say is in flight.  Mutex held. */
 static inline void front_gauge(struct front *front, uint64_t now)
 {
-    gauge_note(front->gauge, now, front->ring.req_prod_pvt - front->ring.rsp_cons);
+    uint32_t elder = front->has_elder ? front->elder.req_prod_pvt - front->elder.rsp_cons : 0;
+    gauge_note(front->gauge, now, elder + front->ring.req_prod_pvt - front->ring.rsp_cons);
 }
 
 /* Publish what was claimed; wake the back if it asked for that.  Mutex held. */
@@ -262,17 +274,17 @@ static inline bool front_answered(struct front *front, const struct io_response 
     }
 }
 
-/* Take every response there is.  Mutex held. */
-static inline void front_dispatch(struct front *front)
+/* Take every response of one ring; how many. */
+static inline uint32_t front_take(struct front *front, struct xen_front *ring)
 {
-    int64_t ready = front->broken ? 0 : xen_front_ready(&front->ring);
+    int64_t ready = front->broken ? 0 : xen_front_ready(ring);
     if (ready < 0)
         front->broken = "the daemon published more responses than there were requests";
     if (ready > 0 && front_is_timed(front))
         front->answered_ns = now_ns();
     for (int64_t i = 0; i < ready; i++) {
         struct io_response response;
-        xen_front_copy(&front->ring, (uint32_t)i, &response, sizeof response);
+        xen_front_copy(ring, (uint32_t)i, &response, sizeof response);
         if (!front_answered(front, &response)) {
             front->broken = "the daemon answered what was not asked";
             break;
@@ -280,12 +292,20 @@ static inline void front_dispatch(struct front *front)
         front->stats.responses++;
     }
     if (ready <= 0)
-        return;
-    xen_front_release(&front->ring, (uint32_t)ready);
-    if (front->gauge != NULL)
+        return 0;
+    xen_front_release(ring, (uint32_t)ready);
+    return (uint32_t)ready;
+}
+
+/* Take every response there is.  Mutex held. */
+static inline void front_dispatch(struct front *front)
+{
+    uint32_t taken = front->has_elder ? front_take(front, &front->elder) : 0;
+    taken += front_take(front, &front->ring);
+    if (taken > 0 && front->gauge != NULL)
         front_gauge(front, front->answered_ns);
-    if (front->limit.adapts)
-        limit_note(&front->limit, front->answered_ns, front_in_flight(front), (uint32_t)ready);
+    if (taken > 0 && front->limit.adapts)
+        limit_note(&front->limit, front->answered_ns, front_in_flight(front), taken);
 }
 
 /* Lead for one wait: mutex held at entry and exit, free while waiting. */
@@ -327,8 +347,9 @@ static inline enum wait_result front_wait(struct front *front, bool (*done)(void
             return WAIT_READY;
         if (front->broken != NULL)
             return WAIT_BROKEN;
-        enum wait_result result = front->leading ? front_follow(front, deadline_ns)
-                                                 : front_lead(front, deadline_ns);
+        bool held_up = load_relaxed(&front->changing) > 0;
+        enum wait_result result = held_up || front->leading ? front_follow(front, deadline_ns)
+                                                            : front_lead(front, deadline_ns);
         if (done(arg))
             return WAIT_READY;
         if (result != WAIT_READY && result != WAIT_BROKEN)

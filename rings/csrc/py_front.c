@@ -149,6 +149,7 @@ static void front_dealloc(Front *self)
         PyBuffer_Release(&self->gauge_view);
     if (self->held)
         PyBuffer_Release(&self->view);
+    front_release_elder(self);
     pthread_mutex_destroy(&self->front.mutex);
     pthread_cond_destroy(&self->front.changed);
     free(self->front.calls);
@@ -189,13 +190,14 @@ static PyObject *front_break_(Front *self, PyObject *ignored)
 /* close(): let go of the memory; BusyError while another thread waits in here. */
 static PyObject *front_close(Front *self, PyObject *ignored)
 {
-    if (self->front.leading || self->front.followers > 0)
+    if (self->front.leading || self->front.followers > 0 || self->front.changing > 0)
         return py_raise("BusyError", "another thread is waiting on this frontend");
     front_unwatch(self);
     if (self->held) {
         self->held = false;
         PyBuffer_Release(&self->view);
     }
+    front_release_elder(self);
     return py_none();
 }
 
@@ -212,6 +214,8 @@ static PyMethodDef front_methods[] = {
     {"unwatch", (PyCFunction)front_unwatch_, METH_NOARGS, NULL},
     {"load", (PyCFunction)(void (*)(void))front_load, METH_VARARGS | METH_KEYWORDS, NULL},
     {"in_flight", (PyCFunction)front_in_flight_, METH_NOARGS, NULL},
+    {"wait_elder", (PyCFunction)front_wait_elder, METH_O, NULL},
+    {"replace", (PyCFunction)(void (*)(void))front_replace_, METH_FASTCALL, NULL},
     {"set_depth", (PyCFunction)(void (*)(void))front_set_depth, METH_FASTCALL, NULL},
     {"statistics", (PyCFunction)front_statistics, METH_NOARGS, NULL},
     {"break_", (PyCFunction)front_break_, METH_NOARGS, NULL},

@@ -20,6 +20,8 @@ typedef struct {
     PyObject_HEAD
     Py_buffer view;
     bool held; /* the buffer */
+    Py_buffer elder_view;
+    bool elder_held;
     unsigned forks;
     PyObject *answer_type;
     PyObject *on_hangup; /* called when the control socket has something; raises if it is over */
@@ -60,6 +62,11 @@ void front_break(struct front *front, const char *why);
 bool front_ended_early(enum wait_result result);
 /* After a wait that ended early: 0 to wait again, -1 with an exception. */
 int front_interrupted(Front *self, enum wait_result result);
+/* Wait with the GIL released: WAIT_READY, WAIT_TIMED_OUT, WAIT_BROKEN, or -1 with an
+ * exception. */
+int front_wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadline_ns);
+/* True when ready, False when the time is over; NULL with an exception. */
+PyObject *front_wait_outcome(Front *self, int result);
 bool front_answer_done(void *answer);
 /* A holder for an answer that nobody waits for any more; NULL, and the front broken. */
 PyObject *front_make_keeper(Front *self, PyObject *holder);
@@ -82,6 +89,12 @@ void front_unwatch(Front *self);
 PyObject *front_watch(Front *self, PyObject *args);
 PyObject *front_unwatch_(Front *self, PyObject *ignored);
 PyObject *front_load(Front *self, PyObject *args, PyObject *kwargs);
+
+/* ---- py_front_replace.c ---- */
+
+void front_release_elder(Front *self);
+PyObject *front_wait_elder(Front *self, PyObject *timeout);
+PyObject *front_replace_(Front *self, PyObject *const *args, Py_ssize_t count);
 
 /* ---- py_front_depth.c ---- */
 

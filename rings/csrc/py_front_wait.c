@@ -38,9 +38,7 @@ bool front_ended_early(enum wait_result result)
     return result == WAIT_INTERRUPTED || result == WAIT_HUNG_UP;
 }
 
-/* Wait with the GIL released: WAIT_READY, WAIT_TIMED_OUT, WAIT_BROKEN, or -1 with an
- * exception. */
-static int wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadline_ns)
+int front_wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadline_ns)
 {
     for (;;) {
         enum wait_result result;
@@ -59,8 +57,7 @@ static int wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadl
     }
 }
 
-/* True when done, False when the time is over; NULL with an exception. */
-static PyObject *wait_outcome(Front *self, int result)
+PyObject *front_wait_outcome(Front *self, int result)
 {
     if (result == WAIT_BROKEN)
         front_usable(self);
@@ -85,7 +82,7 @@ PyObject *front_wait_answer(Front *self, PyObject *const *args, Py_ssize_t count
         return PyBool_FromLong(1);
     if (!front_usable(self))
         return NULL;
-    return wait_outcome(self, wait_for(self, front_answer_done, answer, deadline_ns));
+    return front_wait_outcome(self, front_wait_for(self, front_answer_done, answer, deadline_ns));
 }
 
 static bool can_submit(void *arg)
@@ -100,7 +97,7 @@ PyObject *front_wait_credit(Front *self, PyObject *timeout)
     uint64_t deadline_ns;
     if (!front_usable(self) || py_deadline(timeout, &deadline_ns) < 0)
         return NULL;
-    return wait_outcome(self, wait_for(self, can_submit, &self->front, deadline_ns));
+    return front_wait_outcome(self, front_wait_for(self, can_submit, &self->front, deadline_ns));
 }
 
 /* arm() -> bool: announce that an event loop will sleep on the wait descriptor, and look
@@ -156,12 +153,13 @@ void front_settle(PyObject *keeper)
 
 /* Give up on a call whose answer would go to our stack.  The answer may come while Python
  * makes the keeper; the stack is still there then.  An exception that is set stays set. */
-static void orphan(Front *self, struct call *call, const struct waited *waited, PyObject *holder)
+static void orphan(Front *self, uint32_t index, const struct waited *waited, PyObject *holder)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyObject *keeper = front_make_keeper(self, holder);
     pthread_mutex_lock(&self->front.mutex);
+    struct call *call = &self->front.calls[index];
     bool needed = !waited->done;
     if (needed && keeper != NULL)
         front_give_holder(call, keeper);
@@ -187,6 +185,7 @@ PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     pthread_mutex_lock(&self->front.mutex);
     struct call *call = front_put(self, &asked);
+    uint32_t index = call != NULL ? (uint32_t)(call - self->front.calls) : 0;
     if (call != NULL) {
         call->state = CALL_WAITED;
         call->waited = &waited;
@@ -195,11 +194,11 @@ PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count)
     pthread_mutex_unlock(&self->front.mutex);
     if (call == NULL)
         return py_none();
-    int result = wait_for(self, waited_done, &waited, deadline_ns);
+    int result = front_wait_for(self, waited_done, &waited, deadline_ns);
     if (waited.done && result >= 0)
         return waited.result < 0 ? front_raise_errno(waited.result)
                                  : PyLong_FromLongLong(waited.result);
-    orphan(self, call, &waited, args[0]);
+    orphan(self, index, &waited, args[0]);
     if (result == WAIT_TIMED_OUT)
         PyErr_SetString(PyExc_TimeoutError, "no answer in time");
     else if (result >= 0)

@@ -155,6 +155,23 @@ static inline void xen_front_attach(struct xen_front *front, uint32_t start)
     atomic_init(&front->broken, false);
 }
 
+/* Go on with a ring's place in another struct; nobody else may look at either. */
+static inline void xen_front_move(struct xen_front *to, const struct xen_front *from)
+{
+    xen_front_attach(to, from->req_prod_pvt);
+    to->ring = from->ring;
+    store_relaxed(&to->req_published, load_relaxed(&from->req_published));
+    store_relaxed(&to->rsp_cons, load_relaxed(&from->rsp_cons));
+    store_relaxed(&to->bad_prod, load_relaxed(&from->bad_prod));
+    to->broken = from->broken;
+}
+
+/* Whether every request published was answered, and the answer taken. */
+static inline bool xen_front_idle(const struct xen_front *front)
+{
+    return load_relaxed(&front->req_published) == load_relaxed(&front->rsp_cons);
+}
+
 /* Requests that may still be claimed. */
 static inline uint32_t xen_front_credit(const struct xen_front *front)
 {
