@@ -203,7 +203,7 @@ def capacity(results: Results) -> str:
         known = [value for value in values if value is not None]
         shown = [duration(value) if value else "-" for value in values]
         rows.append([name, *shown, times(known[0] / known[-1])])
-    names = [f"{n:,} slots" for n in places]
+    names = [f"{n:,} slot{'s'[: n != 1]}" for n in places]
     return table(["a message, 64 bytes", *names, "first over last"], rows)
 
 
@@ -228,13 +228,15 @@ def published(results: Results) -> str:
 def machine(results: Results) -> str:
     """Where all of this was measured."""
     known = results["hundred"]["machine"]
+    kernel = ".".join(known["kernel"].split(".")[:2])
+    engines = (r.get("machine", {}).get("engine") for r in results.values())
     requests = sum(
         cell["requests"] for name in NEEDED if name in results
         for cell in results[name]["cells"] if "requests" in cell
     )  # fmt: skip
     return (
-        f"{known['cpu']}, {known['cores']} cores, Linux {known['kernel']}, CPython "
-        f"{known['python']}, engine {known['engine']}; "
+        f"{known['cpu']}, {known['cores']} cores, Linux {kernel}, CPython "
+        f"{known['python']}, engine {next(filter(None, engines), 'not told')}; "
         f"{count(requests)} requests in all.".replace(SPACE, " ")
     )
 

@@ -142,13 +142,17 @@ def test_producers_say_where_more_push_less():
 @pytest.mark.parametrize(
     ("points", "best", "expected"),
     [
-        ([(1, 9.0), (2, 8.0)], 1.0, "1 producer push"),
+        (
+            [(1, 9.0), (2, 8.0)],
+            1.0,
+            "1 producer pushes most, 9/s; more",
+        ),
         ([(1, 1.0), (2, 2.0)], math.inf, "no peak is in sight"),
         ([(1, 1.0), (2, 2.0)], 7.0, "the fit has its peak at 7"),
     ],
 )
 def test_other_shapes_of_scaling(points, best, expected):
-    assert expected in growth.scaling_finding(points, best)
+    assert expected in sentence(growth.scaling_finding(points, best))
 
 
 def test_points_that_are_not_valid_are_kept_apart():

@@ -73,6 +73,19 @@ def test_no_text_is_too_small_or_cut_off():
                 assert text.get_window_extent().x1 <= figure.bbox.x1, text
 
 
+def test_the_names_of_p50_and_p99_lie_apart_even_where_the_lines_meet():
+    cells = [cell | {"latency_us": dict.fromkeys(cell["latency_us"], 5000.0)}
+             for cell in sweeps.over_slots()]  # fmt: skip
+    figure = figures(sweeps.result(cells))["slots.png"]
+    p99, p50 = (
+        text.get_window_extent()
+        for name in ("p99", "p50")
+        for text in words(figure)
+        if text.get_text() == name
+    )
+    assert p99.y0 >= p50.y1 - 1
+
+
 def hollow_markers(figure) -> int:
     return sum(
         len(line.get_xdata())

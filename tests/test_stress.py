@@ -318,6 +318,9 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path):
     going_on.run(cells, second)
     assert first.asked == cells[:2]
     assert second.asked == cells[2:]
+    again = Sweep(path=path)
+    again.load()
+    assert again.told()["machine"]["engine"] == Told.engine
     kept = json.loads(path.read_text())["cells"]
     assert [cell["parameters"]["slots"] for cell in kept] == [32, 64, 128]
 

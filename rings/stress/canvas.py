@@ -75,13 +75,18 @@ def subtitle(axes: Axes, text: str) -> None:
 
 
 def line(
-    axes: Axes, points: Sequence[Point], text: str, colour: str, **look: Any
+    axes: Axes,
+    points: Sequence[Point],
+    text: str,
+    colour: str,
+    up: float = 0,
+    **look: Any,
 ) -> None:
     """Draw points with a line through the valid ones, and its name at its end."""
     valid = [point for point in points if point.valid]
     axes.plot([p.x for p in valid], [p.y for p in valid], color=colour, **look)
     if valid:
-        beside(axes, valid[-1], text, colour)
+        beside(axes, valid[-1], text, colour, (8, up))
 
 
 def hollow(

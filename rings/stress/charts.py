@@ -46,7 +46,7 @@ def _series(
     panel.dots(valid, look, told)
     panel.dots(hollow, f"{look} hollow", told)
     if valid:
-        panel.label(valid[-1], name, look, dx=10, dy=4)
+        panel.label(valid[-1], name, look, dx=10, dy=-4 if name == "p99" else 4)
     if hollow:
         panel.label(
             hollow[0], "not valid", look, dy=18 if below else -10, anchor="middle"
@@ -72,7 +72,7 @@ def _latencies(cells: Sequence[Cell], x: str, across: Scale, top: float) -> Pane
     panel.band(middle, late[0], "late")
     panel.line(middle, "late thin")
     if middle:
-        panel.label(middle[-1], "p50", "late", dx=10, dy=4)
+        panel.label(middle[-1], "p50", "late", dx=10, dy=12)
     _series(panel, late, "p99", "late", lambda us: f"p99 {duration(us)}")
     if foreseen:
         panel.line(foreseen, "theory")

@@ -43,7 +43,8 @@ def scaling_finding(points: list[tuple[int, float]], best: float) -> str:
     """Say how many producers pay."""
     most, peak = max(points, key=lambda point: point[1])
     if most == points[0][0]:
-        return f"{producers(most)} push most, {rate(peak)}: each more makes it slower"
+        one = "pushes" if most == 1 else "push"
+        return f"{producers(most)} {one} most, {rate(peak)}; more than that push less"
     gain = f"{producers(most)} push {times(peak / points[0][1])} what one does"
     if most < points[-1][0]:
         return f"{gain}, {rate(peak)}; more than that push less"

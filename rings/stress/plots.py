@@ -96,8 +96,8 @@ def _latencies(axes: Axes, cells: Sequence[Cell], x: str) -> None:
         [a.x for a, _ in both], [a.y for a, _ in both], [b.y for _, b in both],
         color=ORANGE, alpha=0.15, linewidth=0,
     )  # fmt: skip
-    canvas.line(axes, middle, "p50", ORANGE, linestyle="--", linewidth=1.2)
-    canvas.line(axes, late, "p99", ORANGE, marker="s")
+    canvas.line(axes, middle, "p50", ORANGE, -7, linestyle="--", linewidth=1.2)
+    canvas.line(axes, late, "p99", ORANGE, 7, marker="s")
     canvas.hollow(axes, late, ORANGE, "s", down=-13)
     canvas.latency_axis(axes, [point.y for point in (*middle, *late)])
     canvas.written(axes.yaxis, duration)

@@ -64,6 +64,7 @@ class Sweep:
             assert kept["version"] == VERSION
             self.cells = list(kept["cells"])
             self.took_s = float(kept["took_s"])
+            self.engine = str(kept["machine"]["engine"])
         except (ValueError, KeyError, TypeError, AssertionError):
             raise ValueError(
                 f"{self.path} is no sweep of version {VERSION}: move it away"
