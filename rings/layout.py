@@ -74,8 +74,8 @@ MPMC_OWNER_START_TIME: Final = 8  # u64, clock ticks since boot
 MPMC_OWNER_PID_SPACE: Final = 16  # u64, {pid namespace:32, time namespace:32}
 MPMC_OWNER_PUT: Final = 24  # u64, messages
 MPMC_OWNER_GOT: Final = 32  # u64, messages
-MPMC_OWNER_TOMBSTONES: Final = 40  # u64 {index + 1 of the last:40, count:24}
-MPMC_OWNER_IN_DOUBT: Final = 48  # u64 {index + 1 of the last:40, count:24}
+MPMC_OWNER_TOMBSTONES: Final = 40  # u64 {2**39 + index of the last:40, count:24}
+MPMC_OWNER_IN_DOUBT: Final = 48  # u64 {2**39 + index of the last:40, count:24}
 MPMC_OWNER_LOST: Final = 56  # u64 {tag of the last:24, count:40}
 
 MPMC_SLOT_HEADER: Final = 16

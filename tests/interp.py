@@ -91,7 +91,13 @@ def start_python(
 ) -> subprocess.Popen[str]:
     """Start `python -c script args`, with the descriptors `fds` kept open."""
     return subprocess.Popen(
-        [python, "-c", script, *map(str, args)],
+        [
+            python,
+            "-u",
+            "-c",
+            script,
+            *map(str, args),
+        ],  # what interpreters print, in order
         env=child_environment(),
         pass_fds=tuple(fds),
         stdout=subprocess.PIPE,

@@ -175,7 +175,8 @@ static inline void owner_leave(struct mpmc *ring, int lock_fd)
 /* Count the loss at `index` once, however many recoverers come by. */
 static inline void owner_count_loss(shared_u64 *counter, uint64_t index)
 {
-    uint64_t tag = (index + 1) & OWNER_FIELD(40), old = load64(counter);
+    uint64_t tag = UINT64_C(1) << 39 | (index & OWNER_FIELD(39)); /* never 0: nothing lost */
+    uint64_t old = load64(counter);
     while ((old & OWNER_FIELD(40)) != tag &&
            !swap64(counter, old, ((old >> 40) + 1) << 40 | tag))
         old = load64(counter);
