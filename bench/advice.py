@@ -1,10 +1,11 @@
 """Is the advice right?  `rings.advise` beside the knee that `rings stress` measures.
 
-Ten loads on the `delay` device: how many servers, how long each takes and how evenly,
-asked always or so often a second, kept or lost when the ring is full, with an objective
-for p99 or with a daemon that stops for a while again and again.  None of them was used
-to find a rule.  Each is advised on first, and then measured with rings of six sizes or
-more; the knee is the smallest that carries 95 % of the most and keeps the objective.
+Thirteen loads on the `delay` device: how many servers, how long each takes and how
+evenly, asked always or so often a second, kept or lost when the ring is full, with an
+objective for p99 or with a daemon that stops for a while again and again.  None of them
+was used to find a rule, but for "wide", which taught one.  Each is advised on first,
+then measured with rings of six sizes and as advised; the knee is the smallest ring that
+carries 95 % of the most and keeps the objective.
 
 Between the advice and the knee lie so many *orders*, that is doublings: 0 is right, 1 a
 ring twice as large as needed.  A ring that is stopped loses what does not fit in it.
@@ -71,10 +72,10 @@ class Workload:
         middle = max(3, math.ceil(math.log2(held)))
         return [1 << order for order in range(middle - 3, middle + 3)]
 
-    def command(self, path: Path, seconds: float) -> list[str]:
-        """Return the sweep that measures it."""
+    def command(self, path: Path, seconds: float, *sizes: str) -> list[str]:
+        """Return a sweep over rings of some sizes."""
         device = f"delay:K={self.servers},S={self.service_s * 1e6:.0f}us"
-        axes = [f"slots={','.join(map(str, self.sizes))}", f"policy={self.policy}"]
+        axes = [*sizes, f"policy={self.policy}"]
         if self.rate_per_s is not None:
             axes.append(f"rate={self.rate_per_s:.0f}")
         return [
@@ -95,6 +96,9 @@ WORKLOADS = (
     Workload("even", 200, 3e-3, "fixed", 20000, p99_s=6e-3),
     Workload("lossy", 24, 4e-3, "exponential", 5000, "drop_new"),
     Workload("stopped", 64, 2e-3, "fixed", 10000, "drop_new", pause_s=20e-3),
+    Workload("broad", 150, 8e-3, "fixed", p99_s=30e-3),
+    Workload("spilling", 40, 3e-3, "exponential", 9000, "spill", p99_s=30e-3),
+    Workload("dropping", 60, 1e-3, "fixed", 40000, "drop_new"),
 )
 
 
@@ -134,9 +138,9 @@ def run(options: argparse.Namespace) -> int:
 
 def medians(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return one cell for each size that was valid in half of the rounds or more."""
-    found: dict[int, list[dict[str, Any]]] = {}
+    found: dict[tuple[int, int | None], list[dict[str, Any]]] = {}
     for cell in chain.from_iterable(rounds):
-        found.setdefault(cell["parameters"]["slots"], []).append(cell)
+        found.setdefault(_size(cell), []).append(cell)
     return [
         {
             "parameters": cells[0]["parameters"],
@@ -148,15 +152,20 @@ def medians(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     ]
 
 
+def _size(cell: dict[str, Any]) -> tuple[int, int | None]:
+    return cell["parameters"]["slots"], cell["parameters"].get("depth")
+
+
 def row(workload: Workload, cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Set the advice beside what was measured, at the advised size too."""
     advice = workload.advice()
     measured = knee(cells, workload.p99_s)
     orders = compare(advice, cells, workload.p99_s).orders if measured else None
-    there = [c for c in cells if c["parameters"]["slots"] == advice.slots]
+    there = [c for c in cells if _size(c) == (advice.slots, advice.depth)]
     return {
         "load": workload.name,
         "advised": advice.slots,
+        "depth": advice.depth,
         "measured": measured,
         "orders": orders,
         "predicted_per_s": advice.predicted.throughput_per_s,
@@ -165,11 +174,7 @@ def row(workload: Workload, cells: list[dict[str, Any]]) -> dict[str, Any]:
         "p99_s": there[0]["latency_us"]["p99"] / 1e6 if there else None,
         "why": advice.why,
         "sweep": [
-            [
-                c["parameters"]["slots"],
-                c["achieved_per_s"],
-                c["latency_us"]["p99"] / 1e6,
-            ]
+            [*_size(c), c["achieved_per_s"], c["latency_us"]["p99"] / 1e6]
             for c in cells
         ],
     }
@@ -196,23 +201,33 @@ def shown(row: dict[str, Any]) -> dict[str, object]:
 
 
 def measured(workload: Workload, path: Path, seconds: float) -> list[dict[str, Any]]:
-    """Run the sweep of a workload and return its valid cells."""
-    command = workload.command(path, seconds)
-    sweep = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    """Measure rings of all sizes, and as advised; return the valid cells."""
+    advice = workload.advice()
+    axes = [f"slots={','.join(map(str, workload.sizes))}"]
+    cells = sweep(workload, path, workload.command(path, seconds, *axes))
+    if advice.depth:
+        path = path.with_stem(f"{path.stem}-depth")
+        axes = [f"slots={advice.slots}", f"depth={advice.depth}"]
+        cells += sweep(workload, path, workload.command(path, seconds, *axes))
+    return cells
+
+
+def sweep(workload: Workload, path: Path, command: list[str]) -> list[dict[str, Any]]:
+    """Run a sweep and return its valid cells."""
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
-        while sweep.poll() is None:
-            _pause(sweep.pid, workload)
+        while running.poll() is None:
+            _pause(running.pid, workload)
     finally:
-        sweep.kill()
-        sweep.wait()
-    if sweep.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {sweep.returncode}")
-    told = json.loads(path.read_text())["cells"]
-    wanted = [c for c in told if c["parameters"]["slots"] in workload.sizes]
-    for cell in wanted:
+        running.kill()
+        running.wait()
+    if running.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {running.returncode}")
+    cells = json.loads(path.read_text())["cells"]
+    for cell in cells:
         if not cell["valid"]:
             print(f"{workload.name}: {cell['key']}: {cell['why_invalid']}")
-    return [cell for cell in wanted if cell["valid"]]
+    return [cell for cell in cells if cell["valid"]]
 
 
 def _pause(pid: int, workload: Workload) -> None:

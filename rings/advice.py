@@ -5,6 +5,7 @@ The rules, each with a number behind it (`forecast` has the model):
 - slots >= rate x time in the ring (Little), plus rate x the longest pause;
 - the smallest power of two that carries 95 % of what any ring would, loses no more
   than allowed and keeps p99; a larger one only lets answers become older;
+- where all its slots in use answer too late and who asks can ask less, a depth in it;
 - no more queues than there are cores and producers to push, and than the rate needs;
 - a batch so large that a wake-up costs less than a tenth of the time of its requests.
 
@@ -25,6 +26,7 @@ from .needs import (
     BUSY_SHARE,
     SHARE,
     Needs,
+    Size,
     check_p99,
     check_rate,
     needs,
@@ -43,19 +45,21 @@ class Advice:
     Attributes:
         slots: Of each ring, a power of two.
         order: The same in pages of a Xen ring, `32 << order`; None below one page.
+        depth: How many of the slots to use at most (`Block`'s `depth`); None for all.
         queues: Rings, each with a worker of its own.
         batch: Requests to publish together where that is possible.
         wait: Waiting strategy: `block`, `spin:MICROSECONDS` or `busy`.
         knee: The least number of slots, in all rings, that carries 95 %.
         utilisation: Share of what servers and processes can carry.
         predicted: What all rings together will do.
-        smaller: The same with half the slots, or None.
-        bigger: The same with twice the slots.
+        smaller: The same with half the slots (or half the depth), or None.
+        bigger: The same with twice the slots (or all of them).
         why: A sentence with the numbers.
     """
 
     slots: int
     order: int | None
+    depth: int | None
     queues: int
     batch: int
     wait: str
@@ -164,25 +168,30 @@ def _batch(load: Load, slots: int) -> int:
     return max(1, min(batch, slots // 2))
 
 
-def _advice(load: Load, need: Needs, slots: int) -> Advice:
-    total = slots * load.queues
-    predicted, bigger = forecast(load, total), forecast(load, 2 * total)
+def _advice(load: Load, need: Needs, size: Size) -> Advice:
+    slots, depth = size
+    used = (depth or slots) * load.queues
+    predicted = forecast(load, used)
+    bigger = forecast(load, (slots if depth else 2 * slots) * load.queues)
     return Advice(
         slots=slots,
         order=slots.bit_length() - 6 if slots >= 32 else None,
+        depth=depth,
         queues=load.queues,
-        batch=_batch(load, slots),
+        batch=_batch(load, depth or slots),
         wait=load.wait,
         knee=need.knee,
         utilisation=predicted.throughput_per_s / load.most_per_s,
         predicted=predicted,
-        smaller=forecast(load, total // 2) if slots > 1 else None,
+        smaller=forecast(load, used // 2) if used > load.queues else None,
         bigger=bigger,
-        why=_why(load, need, predicted, bigger),
+        why=_why(load, need, size, predicted, bigger),
     )
 
 
-def _why(load: Load, need: Needs, chosen: Forecast, bigger: Forecast) -> str:
+def _why(
+    load: Load, need: Needs, size: Size, chosen: Forecast, bigger: Forecast
+) -> str:
     rate = f"{show_number(load.useful_per_s)}/s"
     reason = f"{need.knee} slots carry {100 * SHARE:.0f} % of {rate}"
     if load.rate_per_s is not None:
@@ -192,16 +201,27 @@ def _why(load: Load, need: Needs, chosen: Forecast, bigger: Forecast) -> str:
         reason += f", a pause of {show_s(need.pause_s)} adds {show_number(need.pause)}"
     if chosen.slots >= 2 * load.queues * need.slots:
         reason += _decided_by(load, need)
-    rings = f" in {load.queues} rings" if load.queues > 1 else ""
-    why = (
-        f"{reason}: {chosen.slots} slots{rings}; with {bigger.slots} a full ring would "
-        f"answer in {show_s(bigger.full_s)} instead of {show_s(chosen.full_s)}"
-    )
+    why = f"{reason}: {_said(load, size, chosen, bigger)}"
     if need.pause_s > need.p99_s:
         why += "; p99 holds as long as less than 1 request in 100 meets a pause"
-    if chosen.slots > USUAL_MAX_SLOTS * load.queues:
-        why += f"; start the daemon with --max-slots {chosen.slots // load.queues}"
+    if size.slots > USUAL_MAX_SLOTS:
+        why += f"; start the daemon with --max-slots {size.slots}"
     return why
+
+
+def _said(load: Load, size: Size, chosen: Forecast, bigger: Forecast) -> str:
+    """Say what to use, and what more of it would do."""
+    rings = f" in {load.queues} rings" if load.queues > 1 else ""
+    if size.depth:
+        return (
+            f"{bigger.slots} slots{rings}, of which {chosen.slots} in use; with all in "
+            f"use 99 in 100 take up to {show_s(bigger.p99_s)} instead of "
+            f"{show_s(chosen.p99_s)}"
+        )
+    return (
+        f"{chosen.slots} slots{rings}; with {bigger.slots} a full ring would "
+        f"answer in {show_s(bigger.full_s)} instead of {show_s(chosen.full_s)}"
+    )
 
 
 def _decided_by(load: Load, need: Needs) -> str:

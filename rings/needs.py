@@ -49,6 +49,18 @@ class Needs(NamedTuple):
         return max(self.knee, math.ceil(self.in_flight / self.used + self.pause))
 
 
+class Size(NamedTuple):
+    """A ring that does.
+
+    Attributes:
+        slots: Of each ring, a power of two.
+        depth: How many of them to use at most, None for all.
+    """
+
+    slots: int
+    depth: int | None = None
+
+
 def needs(load: Load, *, pause_s: float, p99_s: float | None, loss: float) -> Needs:
     """Say what Little's law, the pause and the knee ask for."""
     enough = SHARE * load.useful_per_s
@@ -87,8 +99,8 @@ def least(is_enough: Callable[[int], bool], most: int) -> int:
     return high
 
 
-def smallest_ring(load: Load, need: Needs) -> int:
-    """Return the slots of each ring: the smallest power of two that does.
+def smallest_ring(load: Load, need: Needs) -> Size:
+    """Return the smallest ring that does.
 
     Raises:
         ValueError: None does.
@@ -100,13 +112,31 @@ def smallest_ring(load: Load, need: Needs) -> int:
         found = forecast(load, slots * load.queues)
         loses = load.is_lossy and found.blocking > need.loss
         if not loses and found.p99_s <= need.p99_s:
-            return slots
-        if not loses and (load.is_lossy or load.rate_per_s is None):
+            return Size(slots)
+        if not loses and load.rate_per_s is None:
+            return Size(slots, _depth_in_time(load, need, slots))
+        if not loses and load.is_lossy:
             raise ValueError(_too_old(load, need, found))
         slots *= 2
     if need.slots > MAX_SLOTS * load.queues:
         raise ValueError(_too_many(load, need))
     raise ValueError(_too_slow(load, need))
+
+
+def _depth_in_time(load: Load, need: Needs, slots: int) -> int:
+    """Return how many slots of a ring to use if all of them make answers too old.
+
+    Halfway between the least that carry enough and the most that answer in time: at
+    either end chance would decide.
+    """
+
+    def is_late(depth: int) -> bool:
+        return forecast(load, depth * load.queues).p99_s > need.p99_s
+
+    first = math.ceil(need.slots / load.queues)
+    if is_late(first):
+        raise ValueError(_too_old(load, need, forecast(load, first * load.queues)))
+    return (first + least(is_late, slots) - 1) // 2
 
 
 # -- what no ring can do ---------------------------------------------------------

@@ -113,6 +113,8 @@ def to_text(advice: Advice) -> str:
         use += f" in each of {advice.queues} rings"
     if advice.order is not None:
         use += f" (order {advice.order})"
+    if advice.depth:
+        use += f", at most {advice.depth} at a time (depth)"
     use += f", batches of {advice.batch}, wait {advice.wait!r}"
     return f"{use}\n\n{table(rows)}\n\n{advice.why}"
 

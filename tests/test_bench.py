@@ -5,6 +5,7 @@ Figures are not tested; that a wrong transfer cannot become a figure is.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -328,8 +329,8 @@ def test_advice_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads(saved.read_text())
     assert (row["load"], row["advised"]) == ("narrow", 16)
-    assert {slots for slots, _, _ in row["sweep"]} & {2, 4, 8, 16, 32, 64}
-    assert all(rate > 0 and p99_s > 0 for _, rate, p99_s in row["sweep"])
+    assert {slots for slots, *_ in row["sweep"]} & {2, 4, 8, 16, 32, 64}
+    assert all(rate > 0 and p99_s > 0 for *_, rate, p99_s in row["sweep"])
 
 
 def cell(slots: int, rate: float, p99: float) -> dict[str, Any]:
@@ -346,6 +347,19 @@ def test_sizes_count_by_the_median_of_their_rounds() -> None:
         [cell(8, 9.0, 1.0)],
     ]
     assert advice.medians(rounds) == [cell(8, 3.0, 7.0)]
+
+
+def test_a_depth_is_measured_as_it_was_advised(tmp_path: Path) -> None:
+    load = next(load for load in advice.WORKLOADS if load.name == "wide")
+    small = dataclasses.replace(load, servers=10, p99_s=15e-3)
+    cells = advice.measured(small, tmp_path / "wide-0.json", 0.1)
+    told = small.advice()
+    assert told.depth is not None
+    assert told.depth <= 10 < told.slots
+    sizes = {advice._size(cell) for cell in cells}
+    assert (told.slots, told.depth) in sizes
+    assert len(sizes) > 1
+    assert advice.row(small, advice.medians([cells]))["depth"] == told.depth
 
 
 def test_a_load_without_a_knee_is_no_success() -> None:
