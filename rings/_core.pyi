@@ -204,8 +204,19 @@ class Atomics:
 
 @disjoint_base
 class Answer:
-    """What a submitted request will be answered."""
+    """What a submitted request will be answered, and the memory that it pins."""
 
+    def __new__(cls, requester: Any, op: int, offset: int, length: int, /) -> Self: ...
+    @property
+    def _requester(self) -> Any: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def op(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def length(self) -> int: ...
     @property
     def answered(self) -> bool: ...
     @property
@@ -227,28 +238,36 @@ class Front:
         hangup_fd: int,
         spin_us: int,
         on_hangup: Callable[[], object],
-        orphan: Callable[..., Answer],
+        answer: type[Answer],
     ) -> Self: ...
-    def submit(
+    def begin(
         self,
-        holder: Answer,
+        requester: object,
+        memory: View | None,
         op: int,
         offset: int,
         length: int,
         gref: int | None,
         generation: int,
         segment_offset: int,
+        publish: object,
         /,
-    ) -> int | None: ...
-    def submit_request(self, holder: Answer, request: Buffer, /) -> int | None: ...
+    ) -> Any: ...
+    def begin_request(
+        self,
+        requester: object,
+        memory: View | tuple[View, ...] | None,
+        request: Buffer,
+        publish: object,
+        /,
+    ) -> Any: ...
     def flush(self) -> None: ...
     def arm(self) -> bool: ...
-    def collect(self) -> list[Any]: ...
-    def wait(self, answer: Answer, timeout: float | None, /) -> bool: ...
+    def result(self, answer: Answer, timeout: float | None, /) -> int | None: ...
     def wait_credit(self, timeout: float | None, /) -> bool: ...
     def call(
         self,
-        holder: object,
+        memory: View | None,
         op: int,
         offset: int,
         length: int,
@@ -260,7 +279,7 @@ class Front:
     ) -> int | None: ...
     def many(
         self,
-        holder: object,
+        memory: View,
         op: int,
         offsets: Buffer,
         length: int,
@@ -276,7 +295,7 @@ class Front:
     def unwatch(self) -> None: ...
     def load(
         self,
-        holder: object,
+        memory: View,
         op: int,
         length: int,
         gref: int,

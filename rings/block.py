@@ -172,13 +172,13 @@ class Block:
         self, offset: int, into: Grant, *, at: int = 0, length: int | None = None
     ) -> Handle:
         """Begin to read into ``into[at:at + length]``; see `Handle` for the answer."""
-        return self._submit(layout.OP_READ, offset, into, at, length)
+        return self._requester.submit_part(layout.OP_READ, offset, into, at, length)
 
     def submit_write(
         self, offset: int, data: Grant, *, at: int = 0, length: int | None = None
     ) -> Handle:
         """Begin to write ``data[at:at + length]``."""
-        return self._submit(layout.OP_WRITE, offset, data, at, length)
+        return self._requester.submit_part(layout.OP_WRITE, offset, data, at, length)
 
     def submit_flush(self) -> Handle:
         """Begin a flush."""
@@ -191,15 +191,6 @@ class Block:
     def submit_writev(self, offset: int, ranges: Sequence[Range]) -> Handle:
         """Begin to write ``(grant, at, length)`` ranges to consecutive bytes."""
         return self._requester.submit_ranges(layout.OP_WRITE, offset, ranges)
-
-    def _submit(
-        self, op: int, offset: int, grant: Grant, at: int, length: int | None
-    ) -> Handle:
-        if length is None:
-            length = grant.length - at
-        if at < 0 or length < 1 or at + length > grant.length:
-            raise ValueError(f"{length} bytes at {at} are not within {grant!r}")
-        return self._requester.submit(op, offset, length, grant, at)
 
     @contextmanager
     def batch(self) -> Iterator[Block]:

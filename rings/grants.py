@@ -36,7 +36,6 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from .layout import Geometry
@@ -70,14 +69,12 @@ class Grant:
         offset: Of its first byte, from the region's first byte.
         length: In bytes.
         rights: ``layout.RIGHT_*``; 0 when revoked.
-        pin: Call it to count one more request in flight that names the grant;
-            ClosedError once it is revoked.
-        unpin: Call it to count one less: it was answered.
+        memory: The same bytes as a `_core.View`, which counts pins and views.
     """
 
     __slots__ = (
-        "_owner", "_table", "_view", "generation", "gref", "length", "offset", "pin",
-        "rights", "unpin",
+        "_owner", "_table", "generation", "gref", "length", "memory", "offset",
+        "rights",
     )  # fmt: skip
 
     def __init__(
@@ -86,23 +83,33 @@ class Grant:
     ) -> None:  # fmt: skip
         self._table = table
         self._owner = owner
-        self._view = table.region.view(offset, length)
+        self.memory = table.region.view(offset, length)
         self.gref = gref
         self.generation = generation
         self.offset = offset
         self.length = length
         self.rights = rights
-        self.pin: Callable[[], None] = self._view.pin
-        self.unpin: Callable[[], None] = self._view.unpin
 
     def view(self) -> memoryview:
         """Return its bytes; while the view or anything made of it lives, it is busy."""
-        return memoryview(self._view)
+        return memoryview(self.memory)
+
+    def pin(self) -> None:
+        """Count one more request in flight that names the grant.
+
+        Raises:
+            ClosedError: It was revoked.
+        """
+        self.memory.pin()
+
+    def unpin(self) -> None:
+        """Count one request less: it was answered."""
+        self.memory.unpin()
 
     @property
     def views(self) -> int:
         """How many views of its bytes are alive."""
-        return self._view.exports
+        return self.memory.exports
 
     @property
     def owner(self) -> Owner | None:
@@ -112,7 +119,7 @@ class Grant:
     @property
     def pins(self) -> int:
         """How many requests in flight name it."""
-        return self._view.pins
+        return self.memory.pins
 
     def revoke(self) -> None:
         """End the grant; again is harmless.
@@ -131,7 +138,7 @@ class Grant:
 
     def _check_idle(self) -> None:
         try:
-            self._view.release()
+            self.memory.release()
         except BusyError as error:
             raise BusyError(f"{self!r}: {error}") from None
 

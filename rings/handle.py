@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from . import layout
 from ._core import Answer
 
 if TYPE_CHECKING:
-    from .grants import Grant
     from .requester import Requester
 
 OP_NAMES: Final = {
@@ -26,49 +24,20 @@ OP_NAMES: Final = {
 }
 
 
-class Pins(Answer):
-    """Keeps grants pinned until the device is certainly through with them."""
-
-    __slots__ = ("_pinned",)
-
-    def __init__(self, *grants: Grant | None) -> None:
-        self._pinned = [grant for grant in grants if grant is not None]
-        for grant in self._pinned:
-            grant.pin()
-
-    def settle(self) -> None:
-        """Unpin; the answer has come.  Again, or from another thread, is harmless."""
-        while True:
-            try:
-                grant = self._pinned.pop()
-            except IndexError:
-                return
-            grant.unpin()
-
-
-class Handle(Pins):
-    """One submitted request.
+class Handle(Answer):
+    """One submitted request; it pins its grants until the answer has come.
 
     Attributes:
         op: One of ``layout.OP_*``.
         offset: Bytes on the device.
         length: Bytes asked for.
-        id: The request's number in the ring; 0 before it is submitted.
-        submitted_s: When, on the monotonic clock.
+        id: The request's number in the ring.
+        answered: Whether the answer has come.
+        value: The answer: bytes moved, or minus an errno; None before it has come.
     """
 
-    __slots__ = ("_requester", "id", "length", "offset", "op", "submitted_s")
-
-    def __init__(
-        self, requester: Requester, op: int, offset: int, length: int, *grants: Grant
-    ) -> None:
-        super().__init__(*grants)
-        self._requester = requester
-        self.op = op
-        self.offset = offset
-        self.length = length
-        self.id = 0
-        self.submitted_s = monotonic()
+    __slots__ = ()
+    _requester: Requester
 
     def done(self) -> bool:
         """Whether the answer has come; never waits."""
@@ -89,9 +58,7 @@ class Handle(Pins):
                 its buffer stays pinned: wait again, or `cancel`.
             BrokenError: The daemon is gone; whether it was done is not known.
         """
-        self._requester.wait(self, timeout)
-        value = self.value
-        assert value is not None
+        value = self._requester.wait(self, timeout)
         if value < 0:
             raise OSError(-value, os.strerror(-value), str(self))
         return value

@@ -125,7 +125,7 @@ def run(
         raise ValueError(f"policy must be one of {POLICIES}, not {load.policy!r}")
     with _buffer(block, max(1, load.depth * load.size)) as grant:
         return block._requester._front.load(
-            grant,
+            grant.memory,
             layout.OP_READ if load.size else layout.OP_FLUSH,
             load.size,
             grant.gref,
@@ -147,11 +147,9 @@ def run(
 @contextmanager
 def _buffer(block: Block, size: int) -> Iterator[Grant]:
     grant = block.pool.alloc(size)
-    grant.pin()
     try:
         yield grant
     finally:
-        grant.unpin()
         try:
             grant.revoke()
         except BusyError:  # the load ended early: the device may still use it

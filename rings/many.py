@@ -59,13 +59,12 @@ class Many:
         view = memoryview(offsets).cast("B").cast("Q")
         deep = self._deep(depth)
         done = 0
-        grant.pin()
         try:
             while done < len(view):
                 left = None if late is None else max(0.0, late - monotonic())
                 start = at if window < len(view) else at + done * length
                 done += self._front.many(
-                    grant, op, view[done:], length, grant.gref, grant.generation,
+                    grant.memory, op, view[done:], length, grant.gref, grant.generation,
                     start, window, deep, left,
                 )  # fmt: skip
                 if done < len(view):
@@ -74,8 +73,6 @@ class Many:
             raise self._doubt.late(op, view[done], length, None) from None
         except BrokenError as error:
             raise self._doubt.gone(error) from None
-        finally:
-            grant.unpin()
         return done
 
     def _deep(self, depth: int | str | None) -> int:

@@ -16,12 +16,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from . import layout
-from ._core import Front
+from ._core import Front, View
 from .depth import bounds
 from .doubt import Doubt
 from .errors import BrokenError
 from .grants import Grant, GrantTable
-from .handle import Handle, Pins, describe
+from .handle import Handle, describe
 from .many import MAX_TRANSFER, Many
 from .pool import BufferPool
 from .ranges import Range, to_segments
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 REQUEST: Final = struct.Struct("<QBBHIQQ")
 PIECE: Final = 64 << 10
+NOWHERE: Final = (None, None, 0)
+
+
+def named(grant: Grant) -> tuple[View, int, int]:
+    """Return what a request says of a grant, and its memory."""
+    return grant.memory, grant.gref, grant.generation
 
 
 class Batching(local):
@@ -61,7 +67,7 @@ class Requester:
             hangup_fd=session.socket.fileno(),
             spin_us=spin_us,
             on_hangup=session.check,
-            orphan=Pins,
+            answer=Handle,
         )
         self._front.set_depth(*limits)
         self._doubt = Doubt(session, self._front)
@@ -93,13 +99,10 @@ class Requester:
         timeout: float | None,
     ) -> int | None:  # fmt: skip
         """Return the result, or None if there was no credit."""
-        gref, generation = None, 0
-        if grant is not None:
-            gref, generation = grant.gref, grant.generation
-            grant.pin()
+        memory, gref, generation = NOWHERE if grant is None else named(grant)
         try:
             return self._front.call(
-                grant, op, offset, length, gref, generation, at, timeout
+                memory, op, offset, length, gref, generation, at, timeout
             )
         except TimeoutError as error:
             if error.errno is not None:  # the device's own answer
@@ -107,9 +110,6 @@ class Requester:
             raise self._doubt.late(op, offset, length, timeout) from None
         except BrokenError as error:
             raise self._doubt.gone(error) from None
-        finally:
-            if grant is not None:
-                grant.unpin()
 
     def pieces(
         self, op: int, offset: int, length: int, grant: Grant, timeout: float | None
@@ -136,22 +136,25 @@ class Requester:
         self, op: int, offset: int, length: int, grant: Grant | None, at: int
     ) -> Handle:
         """Begin one operation."""
-        grants = () if grant is None else (grant,)
-        gref = None if grant is None else grant.gref
-        generation = 0 if grant is None else grant.generation
-        handle = Handle(self, op, offset, length, *grants)
-        try:
-            while True:
-                number = self._front.submit(
-                    handle, op, offset, length, gref, generation, at
-                )
-                if number is not None:
-                    break
-                self._wait_credit(None)
-        except BaseException:
-            handle.settle()
-            raise
-        return self._submitted(handle, number)
+        memory, gref, generation = NOWHERE if grant is None else named(grant)
+        while True:
+            handle: Handle | None = self._front.begin(
+                self, memory, op, offset, length, gref, generation, at,
+                not self._batching.depth,
+            )  # fmt: skip
+            if handle is not None:
+                return handle
+            self._wait_credit(None)
+
+    def submit_part(
+        self, op: int, offset: int, grant: Grant, at: int, length: int | None
+    ) -> Handle:
+        """Begin to move ``grant[at:at + length]``, by default all after ``at``."""
+        if length is None:
+            length = grant.length - at
+        if at < 0 or length < 1 or at + length > grant.length:
+            raise ValueError(f"{length} bytes at {at} are not within {grant!r}")
+        return self.submit(op, offset, length, grant, at)
 
     def submit_ranges(self, op: int, offset: int, ranges: Sequence[Range]) -> Handle:
         """Begin one operation on several ranges of memory, in their order."""
@@ -167,25 +170,22 @@ class Requester:
             grants.append(table)
         fixed = REQUEST.pack(0, op, flags, len(ranges), 0, offset, length)
         request = (fixed + segments).ljust(layout.IO_REQUEST_SIZE, b"\0")
-        handle = Handle(self, op, offset, length, *grants)
-        if flags:
-            self.pool.abandon(table)
-        return self._submit_request(handle, request)
-
-    def _submit_request(self, handle: Handle, request: bytes) -> Handle:
         try:
-            while (number := self._front.submit_request(handle, request)) is None:
-                self._wait_credit(None)
-        except BaseException:
-            handle.settle()
-            raise
-        return self._submitted(handle, number)
+            return self.submit_raw(request, *grants)
+        finally:
+            if flags:
+                self.pool.abandon(table)
 
-    def _submitted(self, handle: Handle, number: int) -> Handle:
-        handle.id = number
-        if not self._batching.depth:
-            self._front.flush()
-        return handle
+    def submit_raw(self, request: bytes, *grants: Grant) -> Handle:
+        """Begin an operation that is laid out already; ``grants`` are what it names."""
+        memory = tuple(grant.memory for grant in grants)
+        while True:
+            handle: Handle | None = self._front.begin_request(
+                self, memory, request, not self._batching.depth
+            )
+            if handle is not None:
+                return handle
+            self._wait_credit(None)
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
@@ -199,41 +199,30 @@ class Requester:
 
     # -- answers --------------------------------------------------------------
 
-    def wait(self, handle: Handle, timeout: float | None) -> None:
-        """Wait until a handle is answered."""
+    def wait(self, handle: Handle, timeout: float | None) -> int:
+        """Wait until a handle is answered, and return the answer."""
         try:
-            answered = self._front.wait(handle, timeout)
+            value = self._front.result(handle, timeout)
         except BrokenError as error:
             raise self._doubt.gone(error) from None
-        self.poll()
-        if not answered:
+        if value is None:
             raise self._doubt.late(handle.op, handle.offset, handle.length, timeout)
-        handle.settle()
+        return value
 
     def look(self, handle: Handle) -> bool:
         """Return whether a handle is answered, having taken what has come."""
         try:
-            answered = self._front.wait(handle, 0)
+            return self._front.result(handle, 0) is not None
         except BrokenError as error:
             raise self._doubt.gone(error) from None
-        self.poll()
-        return answered
 
     def cancel(self, handle: Handle, timeout: float | None) -> None:
         """Ask the daemon to cancel a request; OSError is its answer."""
         self.submit(layout.OP_CANCEL, handle.id, 0, None, 0).result(timeout)
 
-    def poll(self) -> None:
-        """Unpin what was answered; never waits."""
-        for holder in self._front.collect():
-            holder.settle()
-
     def arm(self) -> bool:
         """Ask to be woken through the wait descriptor; True if answers were there."""
-        try:
-            return self._front.arm()
-        finally:
-            self.poll()
+        return self._front.arm()
 
     def _wait_credit(self, late: float | None) -> None:
         self._front.flush()
@@ -243,7 +232,6 @@ class Requester:
                 raise self._doubt.late(0, 0, 0, left)
         except BrokenError as error:
             raise self._doubt.gone(error) from None
-        self.poll()
 
     def set_depth(self, depth: int | str | None) -> None:
         """Limit what is in flight; see `rings.depth`."""

@@ -386,7 +386,7 @@ for turn in range(turns):
 assert caught == turns
 for _ in range(slots):
     disk.flush()
-assert disk.statistics()["in_flight"] == 0
+assert (disk.statistics()["in_flight"], grant.pins) == (0, 0)
 print("good")
 """
 

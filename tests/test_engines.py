@@ -21,7 +21,6 @@ import daemons
 import rings
 from rings import layout
 from rings.block import Block
-from rings.handle import Handle
 from rings.ranges import SEGMENT
 from rings.requester import REQUEST
 
@@ -228,8 +227,7 @@ def ask(
     raw = REQUEST.pack(0, op, flags, count, reserved, offset, length)
     raw += b"".join(SEGMENT.pack(*segment) for segment in segments)
     raw = raw.ljust(layout.IO_REQUEST_SIZE, b"\0")
-    handle = Handle(disk._requester, op, offset, length)
-    return disk._requester._submit_request(handle, raw).result(HANG_S)
+    return disk._requester.submit_raw(raw).result(HANG_S)
 
 
 def test_forged_grants(disk: Block, image: Path) -> None:

@@ -108,7 +108,7 @@ from rings.handle import Handle
 disk = rings.connect(sys.argv[1]).block("disk0", wait=sys.argv[2])
 disk.read(0, 4096)
 print("idle", flush=True)
-disk._requester._front.wait(Handle(disk._requester, 0, 0, 0), None)
+disk._requester._front.result(Handle(disk._requester, 0, 0, 0), None)
 """
 
 

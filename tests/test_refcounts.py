@@ -115,22 +115,29 @@ def use():
 """
 
 FRONT = """
-class Handle(_core.Answer):
-    pass
-
 def make(memory, slots=4):
     return _core.Front(
         buffer=memory, layout=1, slots=slots, slot_size=64, start=0, notify_fd=-1,
-        wait_fd=-1, hangup_fd=-1, spin_us=0, on_hangup=list, orphan=Handle,
+        wait_fd=-1, hangup_fd=-1, spin_us=0, on_hangup=list, answer=_core.Answer,
     )
 
 def use():
-    front, handle = make(bytearray(256 + 4 * 64)), Handle()
-    handle.answered, handle.value
-    fails(front.submit), fails(front.submit, 1), fails(front.call), fails(front.many)
-    front.flush(), front.collect(), front.in_flight(), front.statistics()
+    front, handle = make(bytearray(256 + 4 * 64)), _core.Answer(None, 1, 2, 3)
+    handle.answered, handle.value, handle.id, handle.op, handle.offset, handle.length
+    fails(front.begin), fails(front.begin, 1), fails(front.call), fails(front.many)
+    memory, revoked = _core.View(bytearray(64), 8, 16), _core.View(bytearray(64), 8, 16)
+    revoked.release()
+    front.begin(front, memory, 2, 0, 16, 0, 1, 0, True)
+    front.begin_request(front, (memory, memory), bytes(64), False)
+    fails(front.begin, front, revoked, 2, 0, 16, 0, 1, 0, True)
+    fails(front.begin, front, front, 2, 0, 16, 0, 1, 0, True)
+    fails(front.begin_request, front, (memory, revoked), bytes(64), False)
+    fails(front.call, memory, 2, 0, 16, 0, 1, 0, 0)
+    front.flush(), front.in_flight(), front.statistics(), front.arm()
+    front.result(handle, 0), fails(front.result, 1, 2)
     front.close()
-    fails(front.wait, 1, 2, 3), fails(make, bytes(8)), fails(make, bytearray(8), 3)
+    fails(front.result, 1, 2, 3), fails(make, bytes(8)), fails(make, bytearray(8), 3)
+    fails(_core.Answer), fails(_core.Front)
 """
 
 MESSAGES = """

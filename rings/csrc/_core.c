@@ -83,8 +83,9 @@ int py_wait(const struct waiter *waiter, uint64_t deadline_ns)
 static int exec_module(PyObject *module)
 {
     if (py_add_barrier(module) < 0 || py_add_view(module) < 0 || py_add_xen(module) < 0 ||
-        py_add_front(module) < 0 || py_add_spsc(module) < 0 || py_add_broadcast(module) < 0 ||
-        py_add_mpmc(module) < 0 || py_add_queue(module) < 0 || py_add_atomics(module) < 0)
+        py_add_answer(module) < 0 || py_add_front(module) < 0 || py_add_spsc(module) < 0 ||
+        py_add_broadcast(module) < 0 || py_add_mpmc(module) < 0 || py_add_queue(module) < 0 ||
+        py_add_atomics(module) < 0)
         return -1;
     return 0;
 }

@@ -55,7 +55,7 @@ enum call_state {
     CALL_WAITED, /* a thread inside `call` has `waited` on its stack */
     CALL_MANY,   /* part `part` of a transfer of many blocks */
     CALL_LOAD,   /* buffer slot `part` of a load */
-    CALL_DONE,   /* answered; in the done list until the holder is collected */
+    CALL_DONE,   /* answered; in the done list until the holder is settled */
 };
 
 /* Where the result of a submitted request goes. */
@@ -82,7 +82,7 @@ struct call {
     uint32_t generation;
     uint8_t state, op;
     uint64_t offset, length;
-    void *holder; /* the owner of `answer`, kept alive until it is collected */
+    void *holder; /* the owner of `answer`, kept alive until it is settled */
     union {
         struct answer *answer;
         struct waited *waited;

@@ -64,6 +64,11 @@ static inline bool py_arguments(const char *const names[2], int required, PyObje
     return false;
 }
 
+/* Count one more request in flight that names the bytes of a View; false with an error. */
+bool py_view_pin(PyObject *view);
+void py_view_unpin(PyObject *view);
+
+int py_add_answer(PyObject *module);
 int py_add_barrier(PyObject *module);
 int py_add_view(PyObject *module);
 int py_add_xen(PyObject *module);

@@ -1,4 +1,4 @@
-/* Front: life, facts and the type; and Answer. */
+/* Front: life, facts and the type. */
 #include "py_front.h"
 
 #include <pthread.h>
@@ -42,16 +42,21 @@ static void init_waiter(struct front *front, int wait_fd, int hangup_fd, uint64_
     };
 }
 
-static PyObject *answer_type(void)
+/* 1 if a type is one of answers, 0 with an exception if it is not. */
+static bool is_answer_type(PyObject *type)
 {
     PyObject *module = PyImport_ImportModule("rings._core");
-    PyObject *type = module ? PyObject_GetAttrString(module, "Answer") : NULL;
+    PyObject *base = module ? PyObject_GetAttrString(module, "Answer") : NULL;
+    int is = base && PyType_Check(type) ? PyObject_IsSubclass(type, base) : -(base == NULL);
     Py_XDECREF(module);
-    return type;
+    Py_XDECREF(base);
+    if (is == 0)
+        PyErr_SetString(PyExc_TypeError, "answer must be a subclass of Answer");
+    return is == 1;
 }
 
 struct front_args {
-    PyObject *buffer, *on_hangup, *orphan;
+    PyObject *buffer, *on_hangup, *answer;
     unsigned layout, slots, slot_size, start;
     int notify_fd, wait_fd, hangup_fd;
     long long spin_us;
@@ -61,11 +66,11 @@ static bool parse_front(PyObject *args, PyObject *kwargs, struct front_args *out
 {
     static char *names[] = {"buffer",    "layout",  "slots",     "slot_size", "start",
                             "notify_fd", "wait_fd", "hangup_fd", "spin_us",   "on_hangup",
-                            "orphan",    NULL};
+                            "answer",    NULL};
     return PyArg_ParseTupleAndKeywords(args, kwargs, "OIIIIiiiLOO", names, &out->buffer,
                                        &out->layout, &out->slots, &out->slot_size, &out->start,
                                        &out->notify_fd, &out->wait_fd, &out->hangup_fd,
-                                       &out->spin_us, &out->on_hangup, &out->orphan);
+                                       &out->spin_us, &out->on_hangup, &out->answer);
 }
 
 /* Bind to the ring's memory. 0, or -1 with an exception. */
@@ -107,10 +112,9 @@ static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->forks = py_fork_count();
     Py_IncRef(parsed.on_hangup);
     self->on_hangup = parsed.on_hangup;
-    Py_IncRef(parsed.orphan);
-    self->orphan = parsed.orphan;
-    self->answer_type = answer_type();
-    if (self->answer_type == NULL || bind_ring(self, &parsed) < 0) {
+    Py_IncRef(parsed.answer);
+    self->answer = (PyTypeObject *)parsed.answer;
+    if (!is_answer_type(parsed.answer) || bind_ring(self, &parsed) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -121,7 +125,7 @@ static int front_traverse(Front *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->on_hangup);
-    Py_VISIT(self->orphan);
+    Py_VISIT((PyObject *)self->answer);
     for (uint32_t i = 0; i < self->front.nr_calls; i++)
         Py_VISIT((PyObject *)self->front.calls[i].holder);
     return 0;
@@ -130,7 +134,6 @@ static int front_traverse(Front *self, visitproc visit, void *arg)
 static int front_clear(Front *self)
 {
     Py_CLEAR(self->on_hangup);
-    Py_CLEAR(self->orphan);
     for (uint32_t i = 0; i < self->front.nr_calls; i++) {
         PyObject *holder = self->front.calls[i].holder;
         self->front.calls[i].holder = NULL;
@@ -144,7 +147,7 @@ static void front_dealloc(Front *self)
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
     front_clear(self);
-    Py_XDECREF(self->answer_type);
+    Py_XDECREF((PyObject *)self->answer);
     if (self->gauge_view.obj != NULL)
         PyBuffer_Release(&self->gauge_view);
     if (self->held)
@@ -202,11 +205,10 @@ static PyObject *front_close(Front *self, PyObject *ignored)
 }
 
 static PyMethodDef front_methods[] = {
-    {"submit", (PyCFunction)(void (*)(void))front_submit, METH_FASTCALL, NULL},
-    {"submit_request", (PyCFunction)(void (*)(void))front_submit_request, METH_FASTCALL, NULL},
+    {"begin", (PyCFunction)(void (*)(void))front_begin, METH_FASTCALL, NULL},
+    {"begin_request", (PyCFunction)(void (*)(void))front_begin_request, METH_FASTCALL, NULL},
     {"flush", (PyCFunction)front_flush_, METH_NOARGS, NULL},
-    {"collect", (PyCFunction)front_collect, METH_NOARGS, NULL},
-    {"wait", (PyCFunction)(void (*)(void))front_wait_answer, METH_FASTCALL, NULL},
+    {"result", (PyCFunction)(void (*)(void))front_result, METH_FASTCALL, NULL},
     {"wait_credit", (PyCFunction)front_wait_credit, METH_O, NULL},
     {"call", (PyCFunction)(void (*)(void))front_call, METH_FASTCALL, NULL},
     {"many", (PyCFunction)(void (*)(void))front_many, METH_FASTCALL, NULL},
@@ -241,38 +243,7 @@ static PyType_Spec front_spec = {
     .slots = front_slots,
 };
 
-/* ---- Answer ---- */
-
-static PyObject *answer_get_done(Answer *self, void *ignored)
-{
-    return PyBool_FromLong(front_answer_done(&self->answer));
-}
-
-static PyObject *answer_get_value(Answer *self, void *ignored)
-{
-    return front_answer_done(&self->answer) ? PyLong_FromLongLong(self->answer.result) : py_none();
-}
-
-static PyGetSetDef answer_getset[] = {
-    {"answered", (getter)answer_get_done, NULL, "Whether the answer has come.", NULL},
-    {"value", (getter)answer_get_value, NULL, "Bytes, or minus an errno; None before.", NULL},
-    {NULL},
-};
-
-static PyType_Slot answer_slots[] = {
-    {Py_tp_getset, answer_getset},
-    {Py_tp_doc, "What a submitted request will be answered."},
-    {0, NULL},
-};
-
-static PyType_Spec answer_spec = {
-    .name = "rings._core.Answer",
-    .basicsize = sizeof(Answer),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .slots = answer_slots,
-};
-
 int py_add_front(PyObject *module)
 {
-    return py_add_type(module, &answer_spec) < 0 ? -1 : py_add_type(module, &front_spec);
+    return py_add_type(module, &front_spec);
 }

@@ -1,5 +1,5 @@
-/* rings._core.Front in six files: its life and facts, submitting, waiting, transfers of
- * many blocks, loads that measure, and how deep it goes.
+/* rings._core.Front in seven files: its life and facts, submitting, waiting, transfers of
+ * many blocks, loads that measure, another ring, and how deep it goes; and Answer.
  *
  * Under every method lies front.h; here is what needs Python.
  */
@@ -14,6 +14,10 @@
 typedef struct {
     PyObject_HEAD
     struct answer answer;
+    PyObject *requester; /* whose method waits for it */
+    PyObject *pinned;    /* a View or a tuple of Views; NULL once settled */
+    uint64_t id, offset, length;
+    uint8_t op;
 } Answer;
 
 typedef struct {
@@ -23,9 +27,8 @@ typedef struct {
     Py_buffer elder_view;
     bool elder_held;
     unsigned forks;
-    PyObject *answer_type;
-    PyObject *on_hangup; /* called when the control socket has something; raises if it is over */
-    PyObject *orphan;    /* called with a holder when nobody waits any more; returns an Answer */
+    PyTypeObject *answer; /* what `begin` returns: Answer or a subclass */
+    PyObject *on_hangup;  /* called when the control socket has something; raises if it is over */
     struct front front;
     struct gauge gauge;
     Py_buffer gauge_view; /* obj NULL: nobody watches */
@@ -39,6 +42,15 @@ struct asked {
     bool has_segment;
 };
 
+/* ---- py_answer.c ---- */
+
+/* An answer that is owed, and pins `memory`: a View, a tuple of them, or NULL for none.
+ * NULL with an exception; ClosedError if some of it was revoked. */
+Answer *answer_make(PyTypeObject *type, PyObject *requester, const struct asked *asked,
+                    PyObject *memory);
+/* Unpin, for the answer has come or nothing was asked; again is harmless.  With the GIL. */
+void answer_settle(Answer *self);
+
 /* ---- py_front_submit.c ---- */
 
 /* Open, of this process and not broken; false with an exception. */
@@ -46,15 +58,17 @@ bool front_usable(Front *self);
 bool front_check_count(Py_ssize_t count, Py_ssize_t wanted, const char *name);
 bool front_get_u32(PyObject *number, uint32_t *out);
 bool front_parse_asked(PyObject *const *args, struct asked *asked);
-bool front_is_answer(Front *self, PyObject *holder);
+/* An argument that may be None. */
+PyObject *front_or_null(PyObject *argument);
 /* Claim and fill; NULL without credit.  Mutex held. */
 struct call *front_put(Front *self, const struct asked *asked);
-/* The answer is owed to `holder`, an Answer.  Mutex held. */
-void front_give_holder(struct call *call, PyObject *holder);
-PyObject *front_submit(Front *self, PyObject *const *args, Py_ssize_t count);
-PyObject *front_submit_request(Front *self, PyObject *const *args, Py_ssize_t count);
+/* The result is owed to `answer`.  Mutex held. */
+void front_owe(struct call *call, Answer *answer);
+PyObject *front_begin(Front *self, PyObject *const *args, Py_ssize_t count);
+PyObject *front_begin_request(Front *self, PyObject *const *args, Py_ssize_t count);
 PyObject *front_flush_(Front *self, PyObject *ignored);
-PyObject *front_collect(Front *self, PyObject *ignored);
+/* Settle what was answered since the last time; never waits. */
+void front_settle(Front *self);
 
 /* ---- py_front_wait.c ---- */
 
@@ -68,11 +82,11 @@ int front_wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadli
 /* True when ready, False when the time is over; NULL with an exception. */
 PyObject *front_wait_outcome(Front *self, int result);
 bool front_answer_done(void *answer);
-/* A holder for an answer that nobody waits for any more; NULL, and the front broken. */
-PyObject *front_make_keeper(Front *self, PyObject *holder);
-void front_settle(PyObject *keeper);
+/* Who keeps memory pinned until an answer comes that nobody waits for any more; NULL, and
+ * the front broken, if there is none to be had. */
+Answer *front_make_keeper(Front *self, PyObject *memory);
 PyObject *front_raise_errno(int64_t error);
-PyObject *front_wait_answer(Front *self, PyObject *const *args, Py_ssize_t count);
+PyObject *front_result(Front *self, PyObject *const *args, Py_ssize_t count);
 PyObject *front_wait_credit(Front *self, PyObject *timeout);
 PyObject *front_arm(Front *self, PyObject *ignored);
 PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count);
@@ -80,7 +94,7 @@ PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count);
 /* ---- py_front_many.c ---- */
 
 /* Give up on everything in flight of `owner`, a struct many or load: see orphan(). */
-void front_orphan_all(Front *self, void *owner, PyObject *holder);
+void front_orphan_all(Front *self, void *owner, PyObject *memory);
 PyObject *front_many(Front *self, PyObject *const *args, Py_ssize_t count);
 
 /* ---- py_front_load.c ---- */

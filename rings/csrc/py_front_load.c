@@ -59,7 +59,7 @@ PyObject *front_unwatch_(Front *self, PyObject *ignored)
 /* ---- the load ------------------------------------------------------------- */
 
 struct load_args {
-    PyObject *holder, *op, *length, *gref, *generation, *at;
+    PyObject *memory, *op, *length, *gref, *generation, *at;
     Py_buffer offsets, gaps, counts;
     unsigned policy, depth, batch, spill;
     unsigned long long start_ns, from_ns, until_ns;
@@ -75,12 +75,12 @@ static void close_args(struct load_args *args)
 
 static bool parse_load(PyObject *args, PyObject *kwargs, struct load_args *out)
 {
-    static char *names[] = {"holder", "op",       "length",  "gref",     "generation", "at",
+    static char *names[] = {"memory", "op",       "length",  "gref",     "generation", "at",
                             "offsets", "gaps",    "counts",  "policy",   "depth",      "batch",
                             "spill",  "start_ns", "from_ns", "until_ns", NULL};
     *out = (struct load_args){0};
     return PyArg_ParseTupleAndKeywords(
-        args, kwargs, "OOOOOO$y*y*w*IIIIKKK", names, &out->holder, &out->op, &out->length,
+        args, kwargs, "OOOOOO$y*y*w*IIIIKKK", names, &out->memory, &out->op, &out->length,
         &out->gref, &out->generation, &out->at, &out->offsets, &out->gaps, &out->counts,
         &out->policy, &out->depth, &out->batch, &out->spill, &out->start_ns, &out->from_ns,
         &out->until_ns);
@@ -192,7 +192,7 @@ static PyObject *load_outcome(const struct load_sums *sums)
                          sums->late_max_ns);
 }
 
-/* load(holder, op, length, gref, generation, at, *, offsets, gaps, counts, policy, depth,
+/* load(memory, op, length, gref, generation, at, *, offsets, gaps, counts, policy, depth,
  * batch, spill, start_ns, from_ns, until_ns) -> what was counted */
 PyObject *front_load(Front *self, PyObject *args, PyObject *kwargs)
 {
@@ -202,12 +202,13 @@ PyObject *front_load(Front *self, PyObject *args, PyObject *kwargs)
     if (!front_usable(self) || !parse_load(args, kwargs, &given))
         return NULL;
     if (check_load(self, &given) && init_rule(&loader.rule, &given) &&
-        init_load(&loader, &given)) {
+        init_load(&loader, &given) && py_view_pin(given.memory)) {
         int result = run_load(self, &loader);
         if (result == WAIT_READY)
             outcome = load_outcome(&loader.load.sums);
         else
-            front_orphan_all(self, &loader.load, given.holder);
+            front_orphan_all(self, &loader.load, given.memory);
+        py_view_unpin(given.memory);
         if (result == WAIT_BROKEN)
             front_usable(self);
     }

@@ -81,24 +81,24 @@ static struct call *next_open(struct front *front, const void *owner, uint32_t *
     return NULL;
 }
 
-void front_orphan_all(Front *self, void *owner, PyObject *holder)
+void front_orphan_all(Front *self, void *owner, PyObject *memory)
 {
     struct front *front = &self->front;
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     uint32_t from = 0;
     for (;;) {
-        PyObject *keeper = front_make_keeper(self, holder);
+        Answer *keeper = front_make_keeper(self, memory);
         pthread_mutex_lock(&front->mutex);
         struct call *one = next_open(front, owner, &from);
         if (one != NULL && keeper != NULL)
-            front_give_holder(one, keeper);
+            front_owe(one, keeper);
         else if (one != NULL)
             one->state = CALL_DONE;
         pthread_mutex_unlock(&front->mutex);
         if (one == NULL && keeper != NULL)
-            front_settle(keeper);
-        Py_XDECREF(keeper);
+            answer_settle(keeper);
+        Py_XDECREF((PyObject *)keeper);
         if (one == NULL)
             break;
     }
@@ -123,12 +123,12 @@ static int many_wait(struct many_call *call, uint64_t deadline_ns)
     }
 }
 
-static PyObject *many_outcome(struct many_call *call, int result, PyObject *holder)
+static PyObject *many_outcome(struct many_call *call, int result, PyObject *memory)
 {
     if (result == WAIT_READY && call->many.error == 0)
         return PyLong_FromUnsignedLongLong(call->many.completed);
     if (result != WAIT_READY)
-        front_orphan_all(call->self, &call->many, holder);
+        front_orphan_all(call->self, &call->many, memory);
     if (result == WAIT_READY) {
         errno = (int)-call->many.error;
         PyErr_SetFromErrno(PyExc_OSError);
@@ -140,7 +140,7 @@ static PyObject *many_outcome(struct many_call *call, int result, PyObject *hold
     return NULL;
 }
 
-/* many(holder, op, offsets, length, gref, generation, segment_offset, window, depth, timeout) */
+/* many(memory, op, offsets, length, gref, generation, segment_offset, window, depth, timeout) */
 PyObject *front_many(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct many_call call = {.self = self};
@@ -158,8 +158,12 @@ PyObject *front_many(Front *self, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_ValueError, "length, window and depth must be at least 1");
         return NULL;
     }
-    if (PyObject_GetBuffer(args[2], &offsets, PyBUF_CONTIG_RO) < 0)
+    if (!py_view_pin(args[0]))
         return NULL;
+    if (PyObject_GetBuffer(args[2], &offsets, PyBUF_CONTIG_RO) < 0) {
+        py_view_unpin(args[0]);
+        return NULL;
+    }
     call.segment.length = call.many.length;
     call.offsets = offsets.buf;
     call.many.nr = (uint64_t)offsets.len / sizeof(uint64_t);
@@ -173,5 +177,6 @@ PyObject *front_many(Front *self, PyObject *const *args, Py_ssize_t count)
         outcome = many_outcome(&call, many_wait(&call, deadline_ns), args[0]);
     free(call.many.busy);
     PyBuffer_Release(&offsets);
+    py_view_unpin(args[0]);
     return outcome;
 }

@@ -5,7 +5,7 @@
 
 bool front_usable(Front *self)
 {
-    if (!self->held) {
+    if (!self->held || self->on_hangup == NULL) {
         py_raise("ClosedError", "this frontend is closed");
         return false;
     }
@@ -76,54 +76,94 @@ bool front_check_count(Py_ssize_t count, Py_ssize_t wanted, const char *name)
     return false;
 }
 
-/* ---- submit, flush, collect ---- */
+/* ---- begin, flush, settle ---- */
 
-void front_give_holder(struct call *call, PyObject *holder)
+void front_owe(struct call *call, Answer *answer)
 {
-    Py_INCREF(holder);
-    call->holder = holder;
-    call->answer = &((Answer *)holder)->answer;
+    Py_INCREF((PyObject *)answer);
+    call->holder = answer;
+    call->answer = &answer->answer;
     call->state = CALL_HELD;
 }
 
-bool front_is_answer(Front *self, PyObject *holder)
+PyObject *front_or_null(PyObject *argument)
 {
-    int is = PyObject_IsInstance(holder, self->answer_type);
-    if (is == 0)
-        PyErr_SetString(PyExc_TypeError, "the holder must be an Answer");
-    return is == 1;
+    return argument == Py_None ? NULL : argument;
 }
 
-static PyObject *id_of(const Front *self, const struct call *call)
+/* Claim a slot whose result is owed to `answer`; false without credit. */
+static bool claim_for(Front *self, Answer *answer, bool publish,
+                      struct call *(*claim)(Front *, void *), void *what)
 {
-    uint64_t index = (uint64_t)(call - self->front.calls);
-    return PyLong_FromUnsignedLongLong((uint64_t)call->generation << 32 | index);
+    struct front *front = &self->front;
+    pthread_mutex_lock(&front->mutex);
+    struct call *call = claim(self, what);
+    if (call != NULL) {
+        front_owe(call, answer);
+        answer->id = (uint64_t)call->generation << 32 | (uint64_t)(call - front->calls);
+        if (publish)
+            front_flush(front);
+    }
+    pthread_mutex_unlock(&front->mutex);
+    return call != NULL;
 }
 
-/* submit(holder, op, offset, length, gref, generation, segment_offset) -> id | None */
-PyObject *front_submit(Front *self, PyObject *const *args, Py_ssize_t count)
+/* The answer that is owed now; None without credit; NULL with an exception.  Whatever ran
+ * while it was allocated may have closed the front, so that is looked at here. */
+static PyObject *begin(Front *self, PyObject *const who[2], const struct asked *asked,
+                       PyObject *publish, struct call *(*claim)(Front *, void *), void *what)
+{
+    int now = PyObject_IsTrue(publish);
+    if (now < 0)
+        return NULL;
+    Answer *answer = answer_make(self->answer, who[0], asked, front_or_null(who[1]));
+    if (answer == NULL)
+        return NULL;
+    bool usable = front_usable(self);
+    if (usable && claim_for(self, answer, now, claim, what))
+        return (PyObject *)answer;
+    answer_settle(answer);
+    Py_DECREF((PyObject *)answer);
+    return usable ? py_none() : NULL;
+}
+
+static struct call *claim_asked(Front *self, void *asked)
+{
+    return front_put(self, asked);
+}
+
+/* begin(requester, memory, op, offset, length, gref, generation, segment_offset, publish)
+ * -> Answer, or None without credit */
+PyObject *front_begin(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     struct asked asked;
-    if (!front_check_count(count, 7, "submit") || !front_usable(self) ||
-        !front_is_answer(self, args[0]) ||
-        !front_parse_asked(args + 1, &asked))
+    if (!front_check_count(count, 9, "begin") || !front_parse_asked(args + 2, &asked))
         return NULL;
-    pthread_mutex_lock(&self->front.mutex);
-    struct call *call = front_put(self, &asked);
-    if (call != NULL)
-        front_give_holder(call, args[0]);
-    pthread_mutex_unlock(&self->front.mutex);
-    return call == NULL ? py_none() : id_of(self, call);
+    return begin(self, args, &asked, args[8], claim_asked, &asked);
 }
 
-/* submit_request(holder, request) -> id | None; the request's own id field is ignored. */
-PyObject *front_submit_request(Front *self, PyObject *const *args, Py_ssize_t count)
+static struct call *claim_request(Front *self, void *what)
 {
-    struct io_request request, *slot;
+    struct io_request *request = what, *slot;
+    struct call *call = front_claim(&self->front, &slot);
+    if (call == NULL)
+        return NULL;
+    request->id = slot->id;
+    *slot = *request;
+    call->op = request->op;
+    call->offset = request->offset;
+    call->length = request->length;
+    return call;
+}
+
+/* begin_request(requester, memory, request, publish) -> Answer, or None without credit; the
+ * request is its 64 bytes, of which the id is ignored. */
+PyObject *front_begin_request(Front *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct io_request request;
     Py_buffer view;
-    if (!front_check_count(count, 2, "submit_request") || !front_usable(self) ||
-        !front_is_answer(self, args[0]) ||
-        PyObject_GetBuffer(args[1], &view, PyBUF_SIMPLE) < 0)
+    if (!front_check_count(count, 4, "begin_request") ||
+        PyObject_GetBuffer(args[2], &view, PyBUF_SIMPLE) < 0)
         return NULL;
     bool whole = view.len == sizeof request;
     if (whole)
@@ -131,18 +171,8 @@ PyObject *front_submit_request(Front *self, PyObject *const *args, Py_ssize_t co
     PyBuffer_Release(&view);
     if (!whole)
         return PyErr_Format(PyExc_ValueError, "a request has %zu bytes", sizeof request);
-    pthread_mutex_lock(&self->front.mutex);
-    struct call *call = front_claim(&self->front, &slot);
-    if (call != NULL) {
-        request.id = slot->id;
-        *slot = request;
-        call->op = request.op;
-        call->offset = request.offset;
-        call->length = request.length;
-        front_give_holder(call, args[0]);
-    }
-    pthread_mutex_unlock(&self->front.mutex);
-    return call == NULL ? py_none() : id_of(self, call);
+    struct asked asked = {.op = request.op, .offset = request.offset, .length = request.length};
+    return begin(self, args, &asked, args[3], claim_request, &request);
 }
 
 PyObject *front_flush_(Front *self, PyObject *ignored)
@@ -155,27 +185,33 @@ PyObject *front_flush_(Front *self, PyObject *ignored)
     return py_none();
 }
 
-/* collect() -> [holder]: what was answered since the last time; never waits. */
-PyObject *front_collect(Front *self, PyObject *ignored)
+enum { SETTLED_AT_ONCE = 32 };
+
+/* Take what was answered off the list; how many. */
+static uint32_t take_done(struct front *front, Answer *taken[SETTLED_AT_ONCE])
 {
-    struct front *front = &self->front;
-    PyObject *list = PyList_New(0);
-    while (list != NULL) {
-        pthread_mutex_lock(&front->mutex);
-        if (front->nr_done == 0) {
-            pthread_mutex_unlock(&front->mutex);
-            break;
-        }
+    uint32_t count = 0;
+    pthread_mutex_lock(&front->mutex);
+    for (; front->nr_done > 0 && count < SETTLED_AT_ONCE; front->nr_done--) {
         uint32_t index = front->done[front->first_done];
-        PyObject *holder = front->calls[index].holder;
+        taken[count++] = front->calls[index].holder;
         front->first_done = (front->first_done + 1) % front->nr_calls;
-        front->nr_done--;
         front->calls[index].holder = NULL;
         front_free_call(front, index);
-        pthread_mutex_unlock(&front->mutex);
-        if (PyList_Append(list, holder) < 0)
-            Py_CLEAR(list);
-        Py_DECREF(holder);
     }
-    return list;
+    pthread_mutex_unlock(&front->mutex);
+    return count;
+}
+
+void front_settle(Front *self)
+{
+    Answer *taken[SETTLED_AT_ONCE];
+    uint32_t count;
+    do {
+        count = take_done(&self->front, taken);
+        for (uint32_t i = 0; i < count; i++) {
+            answer_settle(taken[i]);
+            Py_DECREF((PyObject *)taken[i]);
+        }
+    } while (count == SETTLED_AT_ONCE);
 }

@@ -70,19 +70,32 @@ bool front_answer_done(void *arg)
     return atomic_load_explicit(&((struct answer *)arg)->done, memory_order_acquire);
 }
 
-/* wait(answer, timeout) -> bool */
-PyObject *front_wait_answer(Front *self, PyObject *const *args, Py_ssize_t count)
+/* result(answer, timeout) -> what it was answered, None when the time is over */
+PyObject *front_result(Front *self, PyObject *const *args, Py_ssize_t count)
 {
     uint64_t deadline_ns;
-    if (!front_check_count(count, 2, "wait") || !front_is_answer(self, args[0]) ||
-        py_deadline(args[1], &deadline_ns) < 0)
+    if (!front_check_count(count, 2, "result") || py_deadline(args[1], &deadline_ns) < 0)
         return NULL;
+    if (!PyObject_TypeCheck(args[0], self->answer)) {
+        PyErr_SetString(PyExc_TypeError, "what is waited for must be an answer of this front");
+        return NULL;
+    }
     struct answer *answer = &((Answer *)args[0])->answer;
-    if (front_answer_done(answer))
-        return PyBool_FromLong(1);
-    if (!front_usable(self))
+    int result = WAIT_READY;
+    if (!front_answer_done(answer)) {
+        if (!front_usable(self))
+            return NULL;
+        result = front_wait_for(self, front_answer_done, answer, deadline_ns);
+    }
+    front_settle(self);
+    if (result == WAIT_BROKEN)
+        front_usable(self);
+    if (result < 0 || result == WAIT_BROKEN)
         return NULL;
-    return front_wait_outcome(self, front_wait_for(self, front_answer_done, answer, deadline_ns));
+    if (result != WAIT_READY)
+        return py_none();
+    answer_settle((Answer *)args[0]);
+    return PyLong_FromLongLong(answer->result);
 }
 
 static bool can_submit(void *arg)
@@ -97,7 +110,9 @@ PyObject *front_wait_credit(Front *self, PyObject *timeout)
     uint64_t deadline_ns;
     if (!front_usable(self) || py_deadline(timeout, &deadline_ns) < 0)
         return NULL;
-    return front_wait_outcome(self, front_wait_for(self, can_submit, &self->front, deadline_ns));
+    int result = front_wait_for(self, can_submit, &self->front, deadline_ns);
+    front_settle(self);
+    return front_wait_outcome(self, result);
 }
 
 /* arm() -> bool: announce that an event loop will sleep on the wait descriptor, and look
@@ -117,6 +132,7 @@ PyObject *front_arm(Front *self, PyObject *ignored)
         front_dispatch(front);
     }
     pthread_mutex_unlock(&front->mutex);
+    front_settle(self);
     return PyBool_FromLong(ready);
 }
 
@@ -133,58 +149,42 @@ static bool waited_done(void *arg)
     return ((struct waited *)arg)->done;
 }
 
-/* A holder for an answer that nobody waits for any more: it keeps the buffer in use until
- * the answer comes.  NULL, and the front broken, if there is none to be had. */
-PyObject *front_make_keeper(Front *self, PyObject *holder)
+Answer *front_make_keeper(Front *self, PyObject *memory)
 {
-    PyObject *keeper = PyObject_CallFunctionObjArgs(self->orphan, holder, NULL);
-    if (keeper != NULL && front_is_answer(self, keeper))
-        return keeper;
-    Py_XDECREF(keeper);
-    front_break(&self->front, "no memory to keep track of a buffer in flight");
-    return NULL;
+    static const struct asked nothing;
+    Answer *keeper = answer_make(self->answer, NULL, &nothing, memory);
+    if (keeper == NULL)
+        front_break(&self->front, "no memory to keep track of a buffer in flight");
+    return keeper;
 }
 
-void front_settle(PyObject *keeper)
-{
-    PyObject *ignored = PyObject_CallMethod(keeper, "settle", NULL);
-    Py_XDECREF(ignored);
-}
-
-/* Give up on a call whose answer would go to our stack.  The answer may come while Python
- * makes the keeper; the stack is still there then.  An exception that is set stays set. */
-static void orphan(Front *self, uint32_t index, const struct waited *waited, PyObject *holder)
+/* Give up on a call whose answer would go to our stack.  The answer may come while the
+ * keeper is made; the stack is still there then.  An exception that is set stays set. */
+static void orphan(Front *self, uint32_t index, const struct waited *waited, PyObject *memory)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    PyObject *keeper = front_make_keeper(self, holder);
+    Answer *keeper = front_make_keeper(self, memory);
     pthread_mutex_lock(&self->front.mutex);
     struct call *call = &self->front.calls[index];
     bool needed = !waited->done;
     if (needed && keeper != NULL)
-        front_give_holder(call, keeper);
+        front_owe(call, keeper);
     else if (needed)
         call->state = CALL_DONE;
     pthread_mutex_unlock(&self->front.mutex);
     if (!needed && keeper != NULL)
-        front_settle(keeper);
-    Py_XDECREF(keeper);
+        answer_settle(keeper);
+    Py_XDECREF((PyObject *)keeper);
     PyErr_Restore(type, value, trace);
 }
 
-/* call(holder, op, offset, length, gref, generation, segment_offset, timeout) -> result
- * None without credit; OSError of the device; the holder is orphaned if the wait ends early. */
-PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count)
+static PyObject *call_pinned(Front *self, const struct asked *asked, uint64_t deadline_ns,
+                             PyObject *memory)
 {
-    struct asked asked;
     struct waited waited = {false, 0};
-    uint64_t deadline_ns;
-    if (!front_check_count(count, 8, "call") || !front_usable(self) ||
-        !front_parse_asked(args + 1, &asked) ||
-        py_deadline(args[7], &deadline_ns) < 0)
-        return NULL;
     pthread_mutex_lock(&self->front.mutex);
-    struct call *call = front_put(self, &asked);
+    struct call *call = front_put(self, asked);
     uint32_t index = call != NULL ? (uint32_t)(call - self->front.calls) : 0;
     if (call != NULL) {
         call->state = CALL_WAITED;
@@ -198,10 +198,31 @@ PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count)
     if (waited.done && result >= 0)
         return waited.result < 0 ? front_raise_errno(waited.result)
                                  : PyLong_FromLongLong(waited.result);
-    orphan(self, index, &waited, args[0]);
+    orphan(self, index, &waited, memory);
     if (result == WAIT_TIMED_OUT)
         PyErr_SetString(PyExc_TimeoutError, "no answer in time");
     else if (result >= 0)
         front_usable(self);
     return NULL;
+}
+
+/* call(memory, op, offset, length, gref, generation, segment_offset, timeout) -> result
+ * None without credit; OSError of the device; the memory is pinned until the answer comes,
+ * even if the wait ends early. */
+PyObject *front_call(Front *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct asked asked;
+    uint64_t deadline_ns;
+    if (!front_check_count(count, 8, "call") || !front_usable(self) ||
+        !front_parse_asked(args + 1, &asked) ||
+        py_deadline(args[7], &deadline_ns) < 0)
+        return NULL;
+    PyObject *memory = front_or_null(args[0]);
+    if (memory != NULL && !py_view_pin(memory))
+        return NULL;
+    PyObject *result = call_pinned(self, &asked, deadline_ns, memory);
+    front_settle(self);
+    if (memory != NULL)
+        py_view_unpin(memory);
+    return result;
 }

@@ -183,11 +183,28 @@ static PyObject *view_release(PyObject *self, PyObject *ignored)
                     (unsigned)uses);
 }
 
+static void view_dealloc(PyObject *self);
+
+bool py_view_pin(PyObject *view)
+{
+    /* A View is told by its destructor: the type is final, and each interpreter has its own. */
+    if (PyType_GetSlot(Py_TYPE(view), Py_tp_dealloc) != (void *)view_dealloc)
+        PyErr_SetString(PyExc_TypeError, "memory is named by a View of it");
+    else if (count_use((struct view *)view, ONE_PIN))
+        return true;
+    else
+        py_raise("ClosedError", "this grant was revoked: allocate another one");
+    return false;
+}
+
+void py_view_unpin(PyObject *view)
+{
+    uncount_pin((struct view *)view);
+}
+
 static PyObject *view_pin(PyObject *self, PyObject *ignored)
 {
-    if (count_use((struct view *)self, ONE_PIN))
-        return py_none();
-    return py_raise("ClosedError", "this grant was revoked: allocate another one");
+    return py_view_pin(self) ? py_none() : NULL;
 }
 
 static PyObject *view_unpin(PyObject *self, PyObject *ignored)
