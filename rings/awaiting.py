@@ -252,10 +252,8 @@ class Requests:
         return bell
 
     async def _credit(self, block: Block) -> None:
-        def has_credit() -> bool:
-            return block.statistics()["credit"] > 0
-
-        await self._bell(block).wait(block, has_credit)
+        if not block.has_credit():
+            await self._bell(block).wait(block, block.has_credit)
 
     async def read(self, block: Block, offset: int, length: int) -> bytes:
         """Return bytes of the device, copied out of its pool."""

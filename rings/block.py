@@ -192,6 +192,10 @@ class Block:
         """Begin to write ``(grant, at, length)`` ranges to consecutive bytes."""
         return self._requester.submit_ranges(layout.OP_WRITE, offset, ranges)
 
+    def has_credit(self) -> bool:
+        """Whether a request could be submitted now without waiting for a slot."""
+        return self._requester.has_credit()
+
     @contextmanager
     def batch(self) -> Iterator[Block]:
         """Publish what is submitted in the ``with`` block at its end, all at once.

@@ -187,6 +187,10 @@ class Requester:
                 return handle
             self._wait_credit(None)
 
+    def has_credit(self) -> bool:
+        """Whether one more operation could begin without waiting."""
+        return self._front.has_credit()
+
     @contextmanager
     def held_back(self) -> Iterator[None]:
         """Publish this thread's submissions at the end of the block only."""

@@ -207,6 +207,7 @@ static PyObject *front_close(Front *self, PyObject *ignored)
 static PyMethodDef front_methods[] = {
     {"begin", (PyCFunction)(void (*)(void))front_begin, METH_FASTCALL, NULL},
     {"begin_request", (PyCFunction)(void (*)(void))front_begin_request, METH_FASTCALL, NULL},
+    {"has_credit", (PyCFunction)front_has_credit_, METH_NOARGS, NULL},
     {"flush", (PyCFunction)front_flush_, METH_NOARGS, NULL},
     {"result", (PyCFunction)(void (*)(void))front_result, METH_FASTCALL, NULL},
     {"wait_credit", (PyCFunction)front_wait_credit, METH_O, NULL},

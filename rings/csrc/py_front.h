@@ -66,6 +66,7 @@ struct call *front_put(Front *self, const struct asked *asked);
 void front_owe(struct call *call, Answer *answer);
 PyObject *front_begin(Front *self, PyObject *const *args, Py_ssize_t count);
 PyObject *front_begin_request(Front *self, PyObject *const *args, Py_ssize_t count);
+PyObject *front_has_credit_(Front *self, PyObject *ignored);
 PyObject *front_flush_(Front *self, PyObject *ignored);
 /* Settle what was answered since the last time; never waits. */
 void front_settle(Front *self);

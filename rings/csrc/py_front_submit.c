@@ -175,6 +175,17 @@ PyObject *front_begin_request(Front *self, PyObject *const *args, Py_ssize_t cou
     return begin(self, args, &asked, args[3], claim_request, &request);
 }
 
+/* has_credit() -> bool: whether a request could be submitted now. */
+PyObject *front_has_credit_(Front *self, PyObject *ignored)
+{
+    if (!front_usable(self))
+        return NULL;
+    pthread_mutex_lock(&self->front.mutex);
+    bool has = front_has_credit(&self->front);
+    pthread_mutex_unlock(&self->front.mutex);
+    return PyBool_FromLong(has);
+}
+
 PyObject *front_flush_(Front *self, PyObject *ignored)
 {
     if (!front_usable(self))
