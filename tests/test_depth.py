@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pytest
 import daemons
 import rings
 from rings.block import Block
+from rings.loading import HDR_COUNTS, Gauge, Load, run
 
 from .served import ENGINES, HANG_S, require
 
@@ -90,6 +92,28 @@ def test_auto_moves_within_its_bounds(daemon: daemons.Daemon, start: int) -> Non
         assert 2 <= depth.lowest <= depth.limit <= depth.highest <= SLOTS == depth.slots
         assert depth.raised + depth.lowered > 0 or depth.limit == 32
         assert disk.statistics()["in_flight_peak"] <= SLOTS
+
+
+def test_groups_that_do_not_fit_below_the_limit_raise_it() -> None:
+    """30 at once are never 32 in flight, and yet 32 are in the way of 60."""
+    with daemons.spawn(
+        kind="delay", servers=SLOTS, service_time="1ms", timeout=HANG_S
+    ) as delay:
+        connection = rings.connect(delay.address)
+        with connection.block("delay0", slots=SLOTS, depth="auto") as disk:
+            deadline = time.monotonic() + HANG_S
+            while disk.depth.raised == 0:
+                assert time.monotonic() < deadline, disk.statistics()
+                put_groups(disk, 30)
+
+
+def put_groups(disk: Block, batch: int) -> None:
+    begin = time.monotonic_ns()
+    end = begin + 100_000_000
+    counts = array("Q", bytes(8 * HDR_COUNTS))
+    with Gauge(disk, begin, end):
+        load = Load(size=0, depth=SLOTS, batch=batch)
+        run(disk, load, start_ns=begin, from_ns=begin, until_ns=end, counts=counts)
 
 
 def test_several_threads_and_auto(daemon: daemons.Daemon) -> None:

@@ -12,16 +12,31 @@
  * A limit is worth raising if the rate rises by WORTH times as much (in logarithms), and
  * worth lowering if the rate falls by less than twice that: the search ends where the last
  * 1 % of throughput costs some 20 % of latency.  A trial up doubles; a trial down takes a
- * quarter off.  Chance is allowed for: a gain counts once it is larger than its error.  So
- * what is clear is done at once, and from the start each round doubles the limit while the
- * rate rises with it.  When neither direction is worth it the limit rests, longer each
- * time; a rate that changes by itself ends the rest.
+ * quarter off.  Chance is allowed for: a gain counts once it is larger than its error, and
+ * how much the rate changes by itself is learned from rounds at one limit.  So what is clear
+ * is done at once, and from the start each round doubles the limit while the rate rises with
+ * it.  When neither direction is worth it the limit rests, longer each time; a rate that
+ * changes much by itself ends the rest.
  *
  * A round is ROUND_TURNS times the limit in answers and lasts `hold_ns` at least; what was
  * in flight when the limit changed is answered before it begins.  It counts only if the
- * requests in flight were near the limit in the mean: else the limit was not what bound.
- * They are integrated between notes, one for each batch that goes out or comes in, so there
- * is one look at the clock a batch and none a request.
+ * lower of the two limits that are compared was in somebody's way: then the rounds differ
+ * by it.  How full the ring was in the mean does not tell that: where answers come as fast
+ * as requests are written it is half empty while they are, and yet all of it is asked for.
+ * What tells is that as much was in flight at some moment, and is so again: who always wants
+ * more is back there within as many answers as the limit lets be outstanding, whether they
+ * come one by one or all at once.  So each such moment vouches for that many answers, and a
+ * round counts if BINDING of its answers are vouched for: a single crowd does not do.
+ *
+ * A pause is no work: if nothing was in flight for as long as the shortest round lasts, the
+ * round goes on after it as if it stood where that much was in flight last.  What came then
+ * was the end of a crowd, when nobody wanted more.  So a round can be made of many crowds;
+ * one that is over before anything was learned counts as a round that tells nothing.  A
+ * shorter pause is what the user needs to write the next requests, and so part of the rate
+ * that is looked for.
+ *
+ * There is a note for each batch that goes out or comes in, so there is one look at the
+ * clock a batch and none a request.
  *
  * No memory is shared here: the front's mutex guards it.  No limit: `now` is NO_LIMIT.
  */
@@ -42,11 +57,12 @@ enum {
     FIRST_REST = 4,       /* rounds */
     LONGEST_REST = 64,
     STRANGE_ROUNDS = 2,   /* so many in a row at another rate end a rest */
-    UNFILLED_TRIALS = 3,  /* rounds of a trial that were not filled: nobody wants more */
+    NOISE_ROUNDS = 8,     /* whose noise is remembered */
+    UNBOUND_ROUNDS = 3,   /* so many in a row that do not count: nobody wants more */
 };
 #define WORTH 0.03        /* of the limit's rise, in logarithms */
 #define STRANGE 0.2       /* a rate so far off is another device's */
-#define FILLED 0.625      /* of the limit, in flight in the mean */
+#define BINDING 0.5       /* of a round's answers, that more were wanted */
 
 enum limit_step { LIMIT_BASE, LIMIT_TRIAL, LIMIT_REST };
 
@@ -61,11 +77,14 @@ struct limit {
     bool upward, turned; /* which way; whether the other way was refused before */
     double base_rate, trial_rate, rest_rate;
     double sum, sum_of_squares; /* of the pairs' gains */
-    uint32_t pairs, unfilled, rest, left, strange;
+    double noise;               /* variance of a round's rate, as a part of it */
+    uint32_t pairs, unbound, rest, left, strange;
     /* the round */
     uint64_t then_ns, began_ns, answers, skip;
-    double area; /* requests in flight, times ns */
-    uint32_t in_flight;
+    uint64_t bound;              /* of the answers, those vouched for */
+    uint64_t sure_ns, sure_answers, sure_bound; /* when `mark` was reached last */
+    uint32_t in_flight, vouched; /* of the answers to come */
+    uint32_t peak, mark;         /* in flight: the most; from here on it tells something */
     /* what it did */
     uint64_t raised, lowered, rounds;
     uint32_t lowest, highest;
@@ -83,21 +102,32 @@ static inline uint32_t limit_clamp(const struct limit *limit, uint64_t value)
                                 : value > limit->most ? limit->most : (uint32_t)value;
 }
 
+static inline uint32_t limit_neighbour(const struct limit *limit, bool upward)
+{
+    uint32_t base = limit->base;
+    return limit_clamp(limit, upward ? 2 * (uint64_t)base : base - (base + 3) / 4);
+}
+
+/* From how many in flight on a round tells something: at the lower of the limits that are
+ * compared, or would be after a rest; beyond it, where more is on trial. */
+static inline uint32_t limit_mark(const struct limit *limit)
+{
+    if (limit->step == LIMIT_REST || !limit->upward)
+        return limit_neighbour(limit, false);
+    return limit->step == LIMIT_TRIAL ? limit->base + 1 : limit->base;
+}
+
 /* Begin a round at another limit, or at the same. */
 static inline void limit_begin(struct limit *limit, uint32_t value)
 {
     bool same = value == limit->now;
     limit->now = value;
+    limit->mark = limit_mark(limit);
+    limit->peak = 0;
     limit->skip = same ? 0 : limit->in_flight > value ? limit->in_flight : value;
-    limit->answers = 0;
-    limit->area = 0;
-    limit->began_ns = limit->then_ns;
-}
-
-static inline uint32_t limit_neighbour(const struct limit *limit, bool upward)
-{
-    uint32_t base = limit->base;
-    return limit_clamp(limit, upward ? 2 * (uint64_t)base : base - (base + 3) / 4);
+    limit->vouched = same ? limit->vouched : 0;
+    limit->answers = limit->bound = limit->sure_answers = limit->sure_bound = 0;
+    limit->began_ns = limit->sure_ns = limit->then_ns;
 }
 
 /* Compare the base with its neighbour on one side, if it has one. */
@@ -105,7 +135,7 @@ static inline bool limit_try(struct limit *limit, bool upward)
 {
     limit->upward = upward;
     limit->trial = limit_neighbour(limit, upward);
-    limit->pairs = limit->unfilled = 0;
+    limit->pairs = limit->unbound = 0;
     limit->sum = limit->sum_of_squares = 0;
     limit->base_rate = limit->trial_rate = 0;
     limit->step = LIMIT_BASE;
@@ -210,11 +240,20 @@ static inline enum limit_verdict limit_judge(const struct limit *limit, double m
     return last || mean < wanted - below ? LIMIT_NOT_WORTH : LIMIT_UNCLEAR;
 }
 
-/* A gain's error after some pairs: what they show, and no less than chance alone would
- * make of so many answers; three pairs that show less count as well. */
+/* Two rounds at one limit differ by chance, and by all else that goes on: learn how much. */
+static inline void limit_learn(struct limit *limit, double before, double rate)
+{
+    double off = rate / before - 1;
+    off = off > STRANGE ? STRANGE : off < -STRANGE ? -STRANGE : off;
+    limit->noise += (off * off / 2 - limit->noise) / NOISE_ROUNDS;
+}
+
+/* A gain's error after some pairs: what they show, and no less than what is known of so
+ * many answers or of such rounds would make; three pairs that show less count as well. */
 static inline double limit_error(const struct limit *limit, double pairs)
 {
-    double least = 1.5 / (double)limit->answers / pairs, shown = 0;
+    double chance = 1 / (double)limit->answers, shown = 0;
+    double least = 1.5 * (limit->noise > chance ? limit->noise : chance) / pairs;
     if (limit->pairs > 2)
         least /= 8;
     if (limit->pairs > 1) {
@@ -238,6 +277,8 @@ static inline void limit_base_done(struct limit *limit, double rate)
     double before = limit->base_rate;
     limit->base_rate = rate;
     limit->step = LIMIT_TRIAL;
+    if (before != 0)
+        limit_learn(limit, before, rate);
     if (limit->trial_rate == 0)
         return;
     double gain = limit->trial_rate / ((before + rate) / 2) - 1;
@@ -252,6 +293,7 @@ static inline void limit_base_done(struct limit *limit, double rate)
 static inline void limit_trial_done(struct limit *limit, double rate)
 {
     double gain = rate / limit->base_rate - 1;
+    limit->trial = limit->peak < limit->trial ? limit->peak : limit->trial;
     limit->trial_rate = rate;
     limit->step = LIMIT_BASE;
     if (limit->pairs == 0)
@@ -262,6 +304,8 @@ static inline void limit_rest_done(struct limit *limit, double rate)
 {
     if (limit->rest_rate == 0)
         limit->rest_rate = rate;
+    else
+        limit_learn(limit, limit->rest_rate, rate);
     double off = rate / limit->rest_rate - 1;
     limit->strange = off > STRANGE || off < -STRANGE ? limit->strange + 1 : 0;
     if (limit->strange >= STRANGE_ROUNDS)
@@ -272,27 +316,39 @@ static inline void limit_rest_done(struct limit *limit, double rate)
         limit_rest(limit);
 }
 
-/* A round in which the limit did not bind tells nothing; a trial that stays so is over. */
-static inline void limit_unfilled(struct limit *limit)
+/* A round that tells nothing.  If more is on trial, or was, nobody wants it; whether less
+ * would do can wait until as much is wanted. */
+static inline void limit_unbound(struct limit *limit)
 {
-    if (limit->step == LIMIT_TRIAL && ++limit->unfilled >= UNFILLED_TRIALS)
+    bool waits = limit->step == LIMIT_REST || (limit->step == LIMIT_BASE && !limit->upward);
+    if (!waits && ++limit->unbound >= UNBOUND_ROUNDS)
         limit_refuse(limit);
 }
 
-static inline void limit_round_done(struct limit *limit)
+static inline void limit_bound(struct limit *limit, double rate)
 {
-    double elapsed = (double)(limit->then_ns - limit->began_ns);
-    double rate = (double)limit->answers / elapsed;
-    limit->rounds++;
-    if (limit->area < FILLED * limit->now * elapsed)
-        limit_unfilled(limit);
-    else if (limit->step == LIMIT_BASE)
+    limit->unbound = 0;
+    if (limit->step == LIMIT_BASE)
         limit_base_done(limit, rate);
     else if (limit->step == LIMIT_TRIAL)
         limit_trial_done(limit, rate);
     else
         limit_rest_done(limit, rate);
+}
+
+static inline void limit_next(struct limit *limit)
+{
     limit_begin(limit, limit->step == LIMIT_TRIAL ? limit->trial : limit->base);
+}
+
+static inline void limit_round_done(struct limit *limit)
+{
+    limit->rounds++;
+    if ((double)limit->bound < BINDING * (double)limit->answers)
+        limit_unbound(limit);
+    else
+        limit_bound(limit, (double)limit->answers / (double)(limit->then_ns - limit->began_ns));
+    limit_next(limit);
 }
 
 static inline uint64_t limit_round_answers(const struct limit *limit)
@@ -301,22 +357,58 @@ static inline uint64_t limit_round_answers(const struct limit *limit)
     return turns > ROUND_LEAST ? turns : ROUND_LEAST;
 }
 
+static inline bool limit_round_over(const struct limit *limit)
+{
+    uint64_t elapsed = limit->then_ns - limit->began_ns;
+    return limit->answers >= limit_round_answers(limit) && elapsed >= limit->hold_ns && elapsed > 0;
+}
+
+/* The limit is in the way: of whoever has just come up to it, or wants more at once than
+ * it leaves. */
+static inline void limit_reached(struct limit *limit)
+{
+    limit->vouched = limit->now;
+    limit->sure_ns = limit->then_ns;
+    limit->sure_answers = limit->answers;
+    limit->sure_bound = limit->bound;
+}
+
+/* A pause is over: go on from where the limit was last in the way. */
+static inline void limit_resume(struct limit *limit)
+{
+    limit->began_ns += limit->then_ns - limit->sure_ns;
+    limit->sure_ns = limit->then_ns;
+    limit->answers = limit->sure_answers;
+    limit->bound = limit->sure_bound;
+    limit->vouched = 0;
+    if (limit->skip > 0 || limit->answers > 0)
+        return;
+    limit_unbound(limit);
+    limit_next(limit);
+}
+
 /* Requests went out, or answers came in: `in_flight` are out now, `answered` came. */
 static inline void limit_note(struct limit *limit, uint64_t now_ns, uint32_t in_flight,
                               uint32_t answered)
 {
-    limit->area += (double)limit->in_flight * (double)(now_ns - limit->then_ns);
+    bool paused = limit->in_flight == 0 && now_ns - limit->then_ns >= limit->hold_ns;
     limit->then_ns = now_ns;
+    if (paused)
+        limit_resume(limit);
     limit->in_flight = in_flight;
+    limit->peak = in_flight > limit->peak ? in_flight : limit->peak;
+    uint32_t bound = answered < limit->vouched ? answered : limit->vouched;
+    limit->vouched -= bound;
     if (limit->skip > 0) {
         limit->skip = answered < limit->skip ? limit->skip - answered : 0;
-        limit->area = 0;
-        limit->began_ns = now_ns;
-        return;
+        limit->began_ns = limit->sure_ns = now_ns;
+    } else {
+        limit->answers += answered;
+        limit->bound += bound;
     }
-    limit->answers += answered;
-    if (answered > 0 && limit->answers >= limit_round_answers(limit) &&
-        now_ns - limit->began_ns >= limit->hold_ns && now_ns > limit->began_ns)
+    if (in_flight >= limit->mark)
+        limit_reached(limit);
+    if (answered > 0 && limit_round_over(limit))
         limit_round_done(limit);
 }
 

@@ -163,6 +163,16 @@ static inline void loader_stamp(struct loader *loader, uint32_t count, uint64_t 
     }
 }
 
+/* Who sends whole batches may never come up to the limit; it is in the way all the same. */
+static inline void loader_tell_limit(const struct loader *loader)
+{
+    struct limit *limit = &loader->front->limit;
+    uint32_t batch = loader->rule.batch;
+    if (limit->adapts && loader_wants(loader) >= batch &&
+        front_in_flight(loader->front) + batch > limit->now)
+        limit_reached(limit);
+}
+
 /* Publish as many whole batches as there are; true if any. */
 static inline bool loader_send(struct loader *loader)
 {
@@ -174,6 +184,7 @@ static inline bool loader_send(struct loader *loader)
         front_flush(loader->front);
         loader_stamp(loader, count, loader->front->flushed_ns);
     }
+    loader_tell_limit(loader);
     return sent;
 }
 

@@ -1,13 +1,20 @@
 /* limit.h against devices that exist on paper only, on a clock that is a number.
  *
- *   limit_sim RULE DEVICE A B REQUESTS WANTED [REQUESTS2 A2 [SEED]]
+ *   limit_sim RULE DEVICE A B REQUESTS WANTED [NAME=NUMBER ...]
  *
  * RULE is `auto`, a number (that limit and no other), or `queue`: the control, the rule of
  * byte queue limits in a few lines.  DEVICE is `fixed` or `random` (A servers, service time
  * B ns, 5 % of chance or exponential) or `batch` (takes all that waits: A ns, and B more for
- * each).  WANTED requests are kept in flight as far as the limit lets.  After REQUESTS2 the
- * device's A becomes A2.  Prints over the last third: limit, answers a second, mean ns in
- * the ring, times raised, times lowered.
+ * each).  WANTED requests are kept in flight as far as the limit lets.  Prints over the last
+ * third: limit, answers a second of work, mean ns in the ring, times raised, times lowered.
+ *
+ *   change=N after=A     after N answers the device's A becomes this
+ *   seed=N               other chance
+ *   unrest=X             every 5 ms the device is quicker or slower, by as much as this part
+ *   begin=NS each=NS     what the user needs to write requests, and for each one of them
+ *   group=N              so many are put at once, or none
+ *   burst=N pause=NS     after so many, and all their answers, the user does something else
+ *   every=N crowd=M few=L   of N answers M are wanted as said, the others with L in flight
  */
 #include <math.h>
 #include <string.h>
@@ -56,24 +63,31 @@ static void queue_completed(struct queue_rule *rule, double count, bool limited,
 struct device {
     const char *kind;
     double a, b;
+    double unrest, slower; /* by what part, at most; by what factor now */
+    uint64_t calm_until;
     uint64_t due[MOST]; /* of what is in service, in no order */
     uint32_t busy, waiting;
 };
 
 static double service(const struct device *device)
 {
+    double mean = device->b * device->slower;
     if (strcmp(device->kind, "random") == 0)
-        return -log(unit()) * device->b + 1;
-    return device->b * (0.95 + 0.1 * unit());
+        return -log(unit()) * mean + 1;
+    return mean * (0.95 + 0.1 * unit());
 }
 
 static void start(struct device *device, uint64_t now)
 {
+    if (device->unrest > 0 && now >= device->calm_until) {
+        device->slower = 1 - device->unrest + 2 * device->unrest * unit();
+        device->calm_until = now + 5000000;
+    }
     if (strcmp(device->kind, "batch") == 0) {
         if (device->busy > 0 || device->waiting == 0)
             return;
         uint64_t end = now + (uint64_t)((device->a + device->b * device->waiting) *
-                                        (0.8 + 0.4 * unit()));
+                                        device->slower * (0.8 + 0.4 * unit()));
         while (device->waiting > 0 && device->waiting--)
             device->due[device->busy++] = end;
         return;
@@ -106,55 +120,170 @@ static uint32_t finish(struct device *device, uint64_t now)
     return done;
 }
 
-/* ---- a closed loop ---------------------------------------------------------------- */
+/* ---- a user ----------------------------------------------------------------------- */
+
+static int nr_words;
+static char **words;
+
+/* The number that the words give this name. */
+static double given(const char *name, double otherwise)
+{
+    size_t length = strlen(name);
+    for (int i = 7; i < nr_words; i++)
+        if (strncmp(words[i], name, length) == 0 && words[i][length] == '=')
+            return atof(words[i] + length + 1);
+    return otherwise;
+}
+
+/* Takes answers, writes requests, publishes them; one thing at a time. */
+struct user {
+    uint32_t wanted, group, burst, left, every, crowd, few;
+    double begin, each, pause;
+    uint32_t in_flight, writing;
+    uint64_t busy_until; /* writing or pausing; UINT64_MAX: neither */
+};
+
+static struct user new_user(void)
+{
+    struct user user = {.wanted = argument(nr_words, words, 6, 0), .busy_until = UINT64_MAX};
+    user.group = (uint32_t)given("group", 1);
+    user.burst = user.left = (uint32_t)given("burst", UINT32_MAX);
+    user.every = (uint32_t)given("every", 1);
+    user.crowd = (uint32_t)given("crowd", 1);
+    user.few = (uint32_t)given("few", 0);
+    user.begin = given("begin", 0);
+    user.each = given("each", 0);
+    user.pause = given("pause", 0);
+    return user;
+}
+
+static uint32_t may_put(const struct user *user, uint32_t most)
+{
+    uint32_t room = most > user->in_flight ? most - user->in_flight : 0;
+    room = room < user->left ? room : user->left;
+    return room < user->left ? room - room % user->group : room;
+}
+
+/* Begin to write, or to pause if there is nothing left to ask; how long that pause is. */
+static uint64_t go_on(struct user *user, uint32_t most, uint64_t now)
+{
+    user->writing = may_put(user, most);
+    user->left -= user->writing;
+    if (user->writing > 0)
+        user->busy_until = now + (uint64_t)(user->begin + user->each * user->writing);
+    if (user->left > 0 || user->writing > 0 || user->in_flight > 0)
+        return 0;
+    user->left = user->burst;
+    user->busy_until = now + (uint64_t)user->pause;
+    return (uint64_t)user->pause;
+}
+
+/* ---- both of them ----------------------------------------------------------------- */
+
+struct run {
+    bool adapts, queue;
+    struct limit limit;
+    struct queue_rule rule;
+    struct device device;
+    struct user user;
+    uint64_t now, paused;
+    uint32_t answered, ready; /* answers taken; answers in the ring */
+    double area;
+};
+
+static uint32_t most_of(const struct run *run)
+{
+    uint32_t most = run->queue ? (uint32_t)run->rule.limit : run->limit.now;
+    const struct user *user = &run->user;
+    uint32_t wanted = run->answered % user->every < user->crowd ? user->wanted : user->few;
+    return most < wanted ? most : wanted;
+}
+
+static void note(struct run *run, uint32_t answered)
+{
+    const struct limit *limit = &run->limit;
+    struct user *user = &run->user;
+    if (run->adapts && answered == 0 && user->left >= user->group && user->group > 1 &&
+        user->in_flight + user->group > limit->now)
+        limit_reached(&run->limit);
+    if (run->adapts)
+        limit_note(&run->limit, run->now, user->in_flight, answered);
+}
+
+static void take(struct run *run)
+{
+    uint32_t done = run->ready;
+    run->ready = 0;
+    run->answered += done;
+    run->user.in_flight -= done;
+    note(run, done);
+    if (run->queue)
+        queue_completed(&run->rule, done, run->rule.limit < run->user.wanted, run->now);
+}
+
+static void publish(struct run *run)
+{
+    struct user *user = &run->user;
+    user->busy_until = UINT64_MAX;
+    user->in_flight += user->writing;
+    run->rule.queued += user->writing;
+    run->device.waiting += user->writing;
+    if (user->writing > 0)
+        note(run, 0);
+    user->writing = 0;
+}
+
+/* From one moment to the next at which something happens. */
+static void step(struct run *run)
+{
+    struct user *user = &run->user;
+    if (user->busy_until == UINT64_MAX && run->ready > 0)
+        take(run);
+    if (user->busy_until == UINT64_MAX)
+        run->paused += go_on(user, most_of(run), run->now);
+    uint64_t due = next_due(&run->device);
+    uint64_t then = due < user->busy_until ? due : user->busy_until;
+    CHECK(then < UINT64_MAX, "nothing will ever happen again");
+    run->area += (double)user->in_flight * (double)(then - run->now);
+    run->now = then;
+    run->ready += finish(&run->device, then);
+    if (user->busy_until == then)
+        publish(run);
+    start(&run->device, then);
+}
 
 int main(int argc, char **argv)
 {
-    CHECK(argc >= 7, "seven arguments");
-    bool adapts = strcmp(argv[1], "auto") == 0, queue = strcmp(argv[1], "queue") == 0;
-    struct device device = {.kind = argv[2], .a = atof(argv[3]), .b = atof(argv[4])};
-    uint32_t requests = argument(argc, argv, 5, 0), wanted = argument(argc, argv, 6, 0);
-    uint32_t change = argument(argc, argv, 7, UINT32_MAX), in_flight = 0, answered = 0;
-    chance_state += 7919 * (uint64_t)argument(argc, argv, 9, 0);
-    struct queue_rule rule = {.limit = LIMIT_FIRST, .least_slack = MOST};
-    struct limit limit;
-    if (adapts)
-        limit_adapt(&limit, LIMIT_LEAST, MOST, LIMIT_HOLD_NS);
+    nr_words = argc;
+    words = argv;
+    CHECK(argc >= 7, "six arguments");
+    static struct run run;
+    run = (struct run){.adapts = strcmp(argv[1], "auto") == 0,
+                       .queue = strcmp(argv[1], "queue") == 0,
+                       .rule = {.limit = LIMIT_FIRST, .least_slack = MOST},
+                       .device = {.kind = argv[2], .a = atof(argv[3]), .b = atof(argv[4]),
+                                  .unrest = given("unrest", 0), .slower = 1},
+                       .user = new_user(), .now = 1000000};
+    uint32_t requests = argument(argc, argv, 5, 0);
+    uint32_t change = (uint32_t)given("change", UINT32_MAX);
+    chance_state += 7919 * (uint64_t)given("seed", 0);
+    if (run.adapts)
+        limit_adapt(&run.limit, LIMIT_LEAST, MOST, LIMIT_HOLD_NS);
     else
-        limit_fix(&limit, queue ? MOST : argument(argc, argv, 1, 0));
-    uint64_t now = 1000000, from = 0;
-    uint32_t from_answered = 0;
-    double area = 0;
-    while (answered < requests) {
-        uint32_t most = queue ? (uint32_t)rule.limit : limit.now;
-        most = most < wanted ? most : wanted;
-        while (in_flight < most && in_flight < MOST) {
-            in_flight++;
-            rule.queued++;
-            device.waiting++;
-        }
-        if (adapts)
-            limit_note(&limit, now, in_flight, 0);
-        start(&device, now);
-        uint64_t then = next_due(&device);
-        if (from > 0)
-            area += (double)in_flight * (double)(then - now);
-        now = then;
-        uint32_t done = finish(&device, now);
-        answered += done;
-        in_flight -= done;
-        if (adapts)
-            limit_note(&limit, now, in_flight, done);
-        if (queue)
-            queue_completed(&rule, done, most < wanted, now);
-        if (answered >= change && answered - done < change)
-            device.a = atof(argv[8]);
-        if (from == 0 && answered >= requests / 3 * 2)
-            from = now, from_answered = answered;
+        limit_fix(&run.limit, run.queue ? MOST : argument(argc, argv, 1, 0));
+    struct run before = {.now = 0};
+    while (run.answered < requests) {
+        step(&run);
+        if (run.answered >= change)
+            run.device.a = given("after", run.device.a);
+        if (before.now == 0 && run.answered >= requests / 3 * 2)
+            before = run;
     }
-    uint32_t counted = answered - from_answered;
-    printf("%u %.0f %.0f %lu %lu\n", queue ? (uint32_t)rule.limit : adapts ? limit.base : limit.now,
-           counted * 1e9 / (double)(now - from), area / counted,
-           (unsigned long)(adapts ? limit.raised : 0), (unsigned long)(adapts ? limit.lowered : 0));
+    uint32_t counted = run.answered - before.answered;
+    uint64_t worked = run.now - before.now - (run.paused - before.paused);
+    uint32_t limit = run.adapts ? run.limit.base : most_of(&run);
+    printf("%u %.0f %.0f %lu %lu\n", limit, counted * 1e9 / (double)worked,
+           (run.area - before.area) / counted, (unsigned long)run.limit.raised,
+           (unsigned long)run.limit.lowered);
     return 0;
 }
