@@ -177,6 +177,28 @@ def test_a_pause_is_no_work(simulate, user, seed):
     assert found.latency_ns < 1.02 * wide.latency_ns
 
 
+# Nothing is in flight while it writes, but that is work.
+SLOW = ("fixed", 100, 5_000_000, 100_000, LARGEST, "each=20000", "even=1")
+
+
+def test_writing_requests_is_no_pause(simulate):
+    found, wide = simulate("auto", *SLOW), simulate(LARGEST, *SLOW)
+    assert share(found, wide) > 0.93
+    assert found.latency_ns < wide.latency_ns
+
+
+# Servers that work abreast: answers come in groups, and a round ends with some group.
+ABREAST = [
+    ("fixed", 110, 5_000_000, 100_000, LARGEST, "even=1", "each=20000"),
+    ("fixed", 90, 5_000_000, 100_000, LARGEST, "even=1", "begin=100000"),
+]
+
+
+@pytest.mark.parametrize("device", ABREAST, ids=["110", "90"])
+def test_groups_of_answers_are_not_taken_for_a_gain(simulate, device):
+    assert simulate("auto", *device).limit <= 144
+
+
 # Of 4,000 answers 64 are wanted all at once.
 CROWD = (*HUNDRED, LARGEST, "every=4000", "crowd=64", "few=8")
 
@@ -230,7 +252,7 @@ def test_control_a_limit_reached_that_vouches_for_one_answer(tmp_path):
 
 def test_control_a_round_that_always_counts(tmp_path):
     program = mutant(tmp_path, "#define BINDING 0.5", "#define BINDING 0.0")
-    assert outcome(program, "auto", *CROWD).lowered > 0
+    assert outcome(program, "auto", *CROWD).limit != 32
 
 
 def test_control_a_search_that_believes_what_was_on_trial(tmp_path):
@@ -253,29 +275,34 @@ def test_control_a_trial_that_waits_for_who_never_comes(tmp_path):
     assert outcome(program, "auto", *SLOWER).limit >= 50
 
 
+def test_control_a_round_that_takes_every_moment_for_a_pause(tmp_path):
+    line = "passed_ns > limit->then_ns - limit->awake_ns;"
+    program = mutant(tmp_path, line, "true;")
+    assert outcome(program, "auto", *SLOW).limit == 32
+
+
+def test_control_a_rate_that_is_the_count_by_the_time(tmp_path):
+    line = "limit_slope(&limit->so_far));"
+    other = "(double)limit->so_far.answers / (double)limit->so_far.ns);"
+    program = mutant(tmp_path, line, other)
+    assert all(outcome(program, "auto", *device).limit > 200 for device in ABREAST)
+
+
 def test_control_a_search_that_learns_of_no_unrest(tmp_path):
     program = mutant(tmp_path, "/ NOISE_ROUNDS;", "/ 1e9;")
     limits = [outcome(program, "auto", *RESTLESS, seed).limit for seed in SEEDS]
     assert max(limits) > 512
 
 
-STEADY = """
-    if (paused) {
-        limit->sure_ns = limit->then_ns;
-        limit->sure_answers = limit->answers;
-        limit->sure_bound = limit->bound;
-    }
-    limit->then_ns = now_ns;
-    if (paused)
-"""
 HEEDLESS = {
     "a pause is work": (
-        "now_ns - limit->then_ns >= limit->hold_ns;",
-        "now_ns < limit->then_ns;",
+        "passed_ns >= limit->hold_ns / PAUSE_PART",
+        "passed_ns >= 1000 * limit->hold_ns",
     ),
     "so is the end of a crowd": (
-        "\n    limit->then_ns = now_ns;\n    if (paused)\n",
-        STEADY,
+        "    limit->so_far = limit->sure;\n"
+        "    limit_pass(&limit->so_far, limit->sure_ns, 0);\n",
+        "",
     ),
 }
 

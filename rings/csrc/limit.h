@@ -28,12 +28,18 @@
  * come one by one or all at once.  So each such moment vouches for that many answers, and a
  * round counts if BINDING of its answers are vouched for: a single crowd does not do.
  *
- * A pause is no work: if nothing was in flight for as long as the shortest round lasts, the
- * round goes on after it as if it stood where that much was in flight last.  What came then
- * was the end of a crowd, when nobody wanted more.  So a round can be made of many crowds;
- * one that is over before anything was learned counts as a round that tells nothing.  A
- * shorter pause is what the user needs to write the next requests, and so part of the rate
- * that is looked for.
+ * Its rate is the slope of the line that fits the count of answers over time best, not the
+ * count by the time: servers that work abreast answer in groups, and from one group to
+ * another there are a few more or less than from one to the same; the same ones in each
+ * round, so no number of rounds would show it.  Answers count as if they had come evenly
+ * since those before.
+ *
+ * A pause is no work: if nothing was in flight for longer than something was before, and
+ * not only for a moment, the round goes on after it as if it stood where the limit was last
+ * in the way.  What came then was the end of a crowd, when nobody wanted more.  So a round
+ * can be made of many crowds; one that is over before anything was learned counts as a round
+ * that tells nothing.  A shorter pause is what the user needs to write the next requests,
+ * and so part of the rate that is looked for.
  *
  * There is a note for each batch that goes out or comes in, so there is one look at the
  * clock a batch and none a request.
@@ -58,11 +64,19 @@ enum {
     LONGEST_REST = 64,
     STRANGE_ROUNDS = 2,   /* so many in a row at another rate end a rest */
     NOISE_ROUNDS = 8,     /* whose noise is remembered */
+    PAUSE_PART = 8,       /* of the shortest round: a moment */
     UNBOUND_ROUNDS = 3,   /* so many in a row that do not count: nobody wants more */
 };
 #define WORTH 0.03        /* of the limit's rise, in logarithms */
 #define STRANGE 0.2       /* a rate so far off is another device's */
 #define BINDING 0.5       /* of a round's answers, that more were wanted */
+
+/* Counts of a round, and what the line through them is made of. */
+struct limit_round {
+    uint64_t counted_ns;         /* the clock at the last answers */
+    uint64_t ns, answers, bound; /* bound: those that are vouched for */
+    double area, moment;         /* integrals over time of the answers, and of them by time */
+};
 
 enum limit_step { LIMIT_BASE, LIMIT_TRIAL, LIMIT_REST };
 
@@ -80,9 +94,10 @@ struct limit {
     double noise;               /* variance of a round's rate, as a part of it */
     uint32_t pairs, unbound, rest, left, strange;
     /* the round */
-    uint64_t then_ns, began_ns, answers, skip;
-    uint64_t bound;              /* of the answers, those vouched for */
-    uint64_t sure_ns, sure_answers, sure_bound; /* when `mark` was reached last */
+    uint64_t then_ns, skip;
+    uint64_t awake_ns;               /* since when something was in flight */
+    struct limit_round so_far, sure; /* until now; until `mark` was reached last, */
+    uint64_t sure_ns;                /* which was then */
     uint32_t in_flight, vouched; /* of the answers to come */
     uint32_t peak, mark;         /* in flight: the most; from here on it tells something */
     /* what it did */
@@ -117,6 +132,12 @@ static inline uint32_t limit_mark(const struct limit *limit)
     return limit->step == LIMIT_TRIAL ? limit->base + 1 : limit->base;
 }
 
+static inline void limit_clear(struct limit *limit)
+{
+    limit->so_far = limit->sure = (struct limit_round){.counted_ns = limit->then_ns};
+    limit->sure_ns = limit->then_ns;
+}
+
 /* Begin a round at another limit, or at the same. */
 static inline void limit_begin(struct limit *limit, uint32_t value)
 {
@@ -126,8 +147,7 @@ static inline void limit_begin(struct limit *limit, uint32_t value)
     limit->peak = 0;
     limit->skip = same ? 0 : limit->in_flight > value ? limit->in_flight : value;
     limit->vouched = same ? limit->vouched : 0;
-    limit->answers = limit->bound = limit->sure_answers = limit->sure_bound = 0;
-    limit->began_ns = limit->sure_ns = limit->then_ns;
+    limit_clear(limit);
 }
 
 /* Compare the base with its neighbour on one side, if it has one. */
@@ -252,7 +272,7 @@ static inline void limit_learn(struct limit *limit, double before, double rate)
  * many answers or of such rounds would make; three pairs that show less count as well. */
 static inline double limit_error(const struct limit *limit, double pairs)
 {
-    double chance = 1 / (double)limit->answers, shown = 0;
+    double chance = 1.2 / (double)limit->so_far.answers, shown = 0;
     double least = 1.5 * (limit->noise > chance ? limit->noise : chance) / pairs;
     if (limit->pairs > 2)
         least /= 8;
@@ -336,6 +356,13 @@ static inline void limit_bound(struct limit *limit, double rate)
         limit_rest_done(limit, rate);
 }
 
+/* Answers a ns, by least squares. */
+static inline double limit_slope(const struct limit_round *round)
+{
+    double ns = (double)round->ns;
+    return 12 * (round->moment - ns / 2 * round->area) / (ns * ns * ns);
+}
+
 static inline void limit_next(struct limit *limit)
 {
     limit_begin(limit, limit->step == LIMIT_TRIAL ? limit->trial : limit->base);
@@ -344,10 +371,10 @@ static inline void limit_next(struct limit *limit)
 static inline void limit_round_done(struct limit *limit)
 {
     limit->rounds++;
-    if ((double)limit->bound < BINDING * (double)limit->answers)
+    if ((double)limit->so_far.bound < BINDING * (double)limit->so_far.answers)
         limit_unbound(limit);
     else
-        limit_bound(limit, (double)limit->answers / (double)(limit->then_ns - limit->began_ns));
+        limit_bound(limit, limit_slope(&limit->so_far));
     limit_next(limit);
 }
 
@@ -359,8 +386,9 @@ static inline uint64_t limit_round_answers(const struct limit *limit)
 
 static inline bool limit_round_over(const struct limit *limit)
 {
-    uint64_t elapsed = limit->then_ns - limit->began_ns;
-    return limit->answers >= limit_round_answers(limit) && elapsed >= limit->hold_ns && elapsed > 0;
+    const struct limit_round *round = &limit->so_far;
+    return round->answers >= limit_round_answers(limit) && round->ns >= limit->hold_ns &&
+           round->ns > 0;
 }
 
 /* The limit is in the way: of whoever has just come up to it, or wants more at once than
@@ -368,44 +396,70 @@ static inline bool limit_round_over(const struct limit *limit)
 static inline void limit_reached(struct limit *limit)
 {
     limit->vouched = limit->now;
+    limit->sure = limit->so_far;
     limit->sure_ns = limit->then_ns;
-    limit->sure_answers = limit->answers;
-    limit->sure_bound = limit->bound;
+}
+
+/* Until now there came so many more answers, evenly. */
+static inline void limit_pass(struct limit_round *round, uint64_t now_ns, uint32_t answered)
+{
+    double from = (double)round->ns, passed = (double)(now_ns - round->counted_ns);
+    double before = (double)round->answers, more = answered;
+    round->area += (before + more / 2) * passed;
+    round->moment += before * passed * (from + passed / 2) +
+                     more * passed * (from / 2 + passed / 3);
+    round->ns += now_ns - round->counted_ns;
+    round->answers += answered;
+    round->counted_ns = now_ns;
+}
+
+static inline bool limit_paused(const struct limit *limit, uint64_t now_ns)
+{
+    uint64_t passed_ns = now_ns - limit->then_ns;
+    return limit->in_flight == 0 && passed_ns >= limit->hold_ns / PAUSE_PART &&
+           passed_ns > limit->then_ns - limit->awake_ns;
 }
 
 /* A pause is over: go on from where the limit was last in the way. */
 static inline void limit_resume(struct limit *limit)
 {
-    limit->began_ns += limit->then_ns - limit->sure_ns;
-    limit->sure_ns = limit->then_ns;
-    limit->answers = limit->sure_answers;
-    limit->bound = limit->sure_bound;
+    limit->so_far = limit->sure;
+    limit_pass(&limit->so_far, limit->sure_ns, 0);
+    limit->so_far.counted_ns = limit->then_ns;
     limit->vouched = 0;
-    if (limit->skip > 0 || limit->answers > 0)
+    if (limit->skip > 0 || limit->sure.answers > 0)
         return;
     limit_unbound(limit);
     limit_next(limit);
+}
+
+/* Answers came; those that do not belong to the round yet are none of it. */
+static inline void limit_count(struct limit *limit, uint32_t answered)
+{
+    uint32_t bound = answered < limit->vouched ? answered : limit->vouched;
+    limit->vouched -= bound;
+    if (limit->skip > 0) {
+        limit->skip = answered < limit->skip ? limit->skip - answered : 0;
+        limit_clear(limit);
+        return;
+    }
+    limit->so_far.bound += bound;
+    limit_pass(&limit->so_far, limit->then_ns, answered);
 }
 
 /* Requests went out, or answers came in: `in_flight` are out now, `answered` came. */
 static inline void limit_note(struct limit *limit, uint64_t now_ns, uint32_t in_flight,
                               uint32_t answered)
 {
-    bool paused = limit->in_flight == 0 && now_ns - limit->then_ns >= limit->hold_ns;
+    bool paused = limit_paused(limit, now_ns);
+    limit->awake_ns = limit->in_flight == 0 ? now_ns : limit->awake_ns;
     limit->then_ns = now_ns;
     if (paused)
         limit_resume(limit);
     limit->in_flight = in_flight;
     limit->peak = in_flight > limit->peak ? in_flight : limit->peak;
-    uint32_t bound = answered < limit->vouched ? answered : limit->vouched;
-    limit->vouched -= bound;
-    if (limit->skip > 0) {
-        limit->skip = answered < limit->skip ? limit->skip - answered : 0;
-        limit->began_ns = limit->sure_ns = now_ns;
-    } else {
-        limit->answers += answered;
-        limit->bound += bound;
-    }
+    if (answered > 0)
+        limit_count(limit, answered);
     if (in_flight >= limit->mark)
         limit_reached(limit);
     if (answered > 0 && limit_round_over(limit))

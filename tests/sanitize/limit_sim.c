@@ -10,6 +10,7 @@
  *
  *   change=N after=A     after N answers the device's A becomes this
  *   seed=N               other chance
+ *   even=1               without the 5 % of chance
  *   unrest=X             every 5 ms the device is quicker or slower, by as much as this part
  *   begin=NS each=NS     what the user needs to write requests, and for each one of them
  *   group=N              so many are put at once, or none
@@ -65,6 +66,7 @@ struct device {
     double a, b;
     double unrest, slower; /* by what part, at most; by what factor now */
     uint64_t calm_until;
+    bool even;
     uint64_t due[MOST]; /* of what is in service, in no order */
     uint32_t busy, waiting;
 };
@@ -74,7 +76,7 @@ static double service(const struct device *device)
     double mean = device->b * device->slower;
     if (strcmp(device->kind, "random") == 0)
         return -log(unit()) * mean + 1;
-    return mean * (0.95 + 0.1 * unit());
+    return device->even ? mean : mean * (0.95 + 0.1 * unit());
 }
 
 static void start(struct device *device, uint64_t now)
@@ -262,7 +264,8 @@ int main(int argc, char **argv)
                        .queue = strcmp(argv[1], "queue") == 0,
                        .rule = {.limit = LIMIT_FIRST, .least_slack = MOST},
                        .device = {.kind = argv[2], .a = atof(argv[3]), .b = atof(argv[4]),
-                                  .unrest = given("unrest", 0), .slower = 1},
+                                  .unrest = given("unrest", 0), .slower = 1,
+                                  .even = given("even", 0) > 0},
                        .user = new_user(), .now = 1000000};
     uint32_t requests = argument(argc, argv, 5, 0);
     uint32_t change = (uint32_t)given("change", UINT32_MAX);
