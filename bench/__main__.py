@@ -1,11 +1,11 @@
-"""``python -m bench block``, `messages`, `advice` or `sizing`; ``--help`` for more."""
+"""``python -m bench NAME``: one of the benchmarks below; ``--help`` for more."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 
-SUBCOMMANDS = ("block", "messages", "advice", "sizing")
+SUBCOMMANDS = ("block", "messages", "advice", "sizing", "resize")
 
 
 def main(arguments: list[str] | None = None) -> int:

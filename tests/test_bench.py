@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import advice, harness, image, table, transfer  # noqa: E402
+from bench import advice, harness, image, resize, table, transfer  # noqa: E402
 from bench.channel import ONE_CORE, ONE_TO_ONE, Adapter, Receiver, Sender, Spec  # noqa: E402
 
 
@@ -331,6 +331,42 @@ def test_advice_runs(tmp_path: Path) -> None:
     assert (row["load"], row["advised"]) == ("narrow", 16)
     assert {slots for slots, *_ in row["sweep"]} & {2, 4, 8, 16, 32, 64}
     assert all(rate > 0 and p99_s > 0 for *_, rate, p99_s in row["sweep"])
+
+
+def test_resize_runs(tmp_path: Path) -> None:
+    saved = tmp_path / "resize.json"
+    words = ["bench", "resize", "--smoke", "--seconds", "0.03", "--json", str(saved)]
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(saved.read_text())
+    assert [(row["device"][:5], row["depth"]) for row in rows] == [
+        ("null", 32), ("null", 256), ("delay", 32), ("delay", 256),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["resizes"] == 2
+        assert 0 < row["gap_p50_s"] <= row["gap_max_s"] <= 0.03
+        assert 0 < row["resize_p50_s"] <= row["resize_max_s"]
+        assert row["rate_per_s"] > 0
+
+
+def test_what_a_resize_costs_is_told_by_the_windows_beside_it() -> None:
+    windows = [
+        resize.Window(100, 0.001, 0.0), resize.Window(90, 0.002, 0.0004),
+        resize.Window(110, 0.003, 0.0), resize.Window(94, 0.005, 0.0008),
+        resize.Window(120, 0.002, 0.0), resize.Window(99, 0.001, 0.0006),
+    ]  # fmt: skip
+    row = resize.row(resize.DEVICES[0], windows, 0.1)
+    assert (row["gap_p50_s"], row["gap_max_s"]) == (0.002, 0.005)
+    assert (row["gap_without_p50_s"], row["gap_without_max_s"]) == (0.002, 0.003)
+    assert (row["resize_p50_s"], row["resize_max_s"]) == (0.0006, 0.0008)
+    assert row["lost"] == pytest.approx(0.1 * 16 / 110)
+    assert row["rate_per_s"] == pytest.approx(1100)
 
 
 def cell(slots: int, rate: float, p99: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import threading
 import time
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import accumulate
 
@@ -12,6 +13,8 @@ import daemons
 import rings
 from rings import loading
 from rings.loading import HDR_COUNTS, Gauge, Load
+
+from .served import frozen
 
 MS = 1_000_000
 
@@ -119,6 +122,19 @@ def value_of(index):
     """The least value that HdrHistogram counts there."""
     bucket = max(0, (index >> 10) - 1)
     return (index - (bucket << 10)) << bucket
+
+
+def test_the_longest_time_without_an_answer_is_told():
+    with (
+        daemons.spawn(kind="null") as daemon,
+        watched(daemon.address, ms=150) as (block, _, moments),
+        ThreadPoolExecutor(1) as thread,
+    ):
+        told = thread.submit(put, block, moments, Load(depth=8))
+        time.sleep(0.05)
+        with frozen(daemon.pid):
+            time.sleep(0.04)
+        assert 30 * MS < told.result()["gap_max_ns"] < 150 * MS
 
 
 def test_counts_are_those_of_hdrhistogram():

@@ -28,6 +28,7 @@ struct load_sums {
     uint64_t measured, in_ring_ns;                     /* answered while it was watched */
     uint64_t offered;                                  /* arrivals while it was watched */
     uint64_t full, blocked_ns, late, late_ns, late_max_ns; /* likewise */
+    uint64_t gap_max_ns; /* the longest time in which nothing was answered, likewise */
 };
 
 /* One request in flight: the buffer slot with its number is its alone. */
@@ -37,6 +38,7 @@ struct load_stamp {
 
 struct load {
     uint64_t from_ns, until_ns; /* watched */
+    uint64_t answered_ns;       /* when last, while it was watched */
     uint32_t in_flight;
     uint32_t nr_free;
     uint32_t *free; /* buffer slots */
@@ -78,6 +80,9 @@ static inline void load_answered(struct load *load, uint64_t part, int64_t resul
     load->sums.failed += result < 0;
     if (!load_watches(load, now))
         return;
+    if (load->answered_ns != 0 && now - load->answered_ns > load->sums.gap_max_ns)
+        load->sums.gap_max_ns = now - load->answered_ns;
+    load->answered_ns = now;
     load->sums.measured++;
     load->sums.in_ring_ns += now - stamp->put_ns;
     load->counts[hdr_index(now - stamp->meant_ns)]++;

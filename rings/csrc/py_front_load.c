@@ -184,12 +184,12 @@ static int run_load(Front *self, struct loader *loader)
 
 static PyObject *load_outcome(const struct load_sums *sums)
 {
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsK}", "submitted", sums->submitted, "answered",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsK}", "submitted", sums->submitted, "answered",
                          sums->answered, "failed", sums->failed, "dropped", sums->dropped,
                          "measured", sums->measured, "in_ring_ns", sums->in_ring_ns, "offered",
                          sums->offered, "full", sums->full, "blocked_ns", sums->blocked_ns,
                          "late", sums->late, "late_ns", sums->late_ns, "late_max_ns",
-                         sums->late_max_ns);
+                         sums->late_max_ns, "gap_max_ns", sums->gap_max_ns);
 }
 
 /* load(memory, op, length, gref, generation, at, *, offsets, gaps, counts, policy, depth,
