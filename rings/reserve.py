@@ -44,7 +44,7 @@ def reserve(fd: int, size: int, *, path: str | None = None) -> None:
     Raises:
         RegionMemoryError: There is not that much; names size, room and remedy.
     """
-    rooms = [*memory_rooms(), *([mount_room(path)] if path else [])]
+    rooms = [*memory_rooms(wanted=size), *([mount_room(path)] if path else [])]
     for room in rooms:
         if size > room.free:
             raise short_of(size, room)
@@ -89,12 +89,20 @@ def mount_room(path: str) -> Room:
     return Room(stat.f_bavail * stat.f_frsize, path, remedy)
 
 
-def memory_rooms(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> list[Room]:
+def memory_rooms(
+    proc: str = "/proc", cgroups: str = "/sys/fs/cgroup", wanted: int | None = None
+) -> list[Room]:
     """Return what this machine and each enclosing cgroup have left.
 
     Where the kernel does not say (no ``/proc``, a sandbox), there is no entry.
+
+    Args:
+        proc: Where procfs is mounted.
+        cgroups: Where cgroups are mounted.
+        wanted: Bytes; what could be reclaimed beside is looked up for more only.
     """
-    return [*machine_room(Path(proc)), *cgroup_rooms(Path(proc), Path(cgroups))]
+    rooms = cgroup_rooms(Path(proc), Path(cgroups), wanted)
+    return [*machine_room(Path(proc)), *rooms]
 
 
 def machine_room(proc: Path) -> Iterator[Room]:
@@ -105,24 +113,33 @@ def machine_room(proc: Path) -> Iterator[Room]:
         yield Room(free, "this machine (MemAvailable + SwapFree)", "ask for less")
 
 
-def cgroup_rooms(proc: Path, cgroups: Path) -> Iterator[Room]:
+def cgroup_rooms(
+    proc: Path, cgroups: Path, wanted: int | None = None
+) -> Iterator[Room]:
     """Yield what each memory cgroup above this process has left."""
     for line in read(proc / "self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":
-            yield from rooms_above(cgroups, path, "memory.max", "memory.current")
+            files = "memory.max", "memory.current"
+            yield from rooms_above(cgroups, path, files, wanted)
         elif "memory" in controllers.split(","):
             files = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            yield from rooms_above(cgroups / "memory", path, *files)
+            yield from rooms_above(cgroups / "memory", path, files, wanted)
 
 
-def rooms_above(root: Path, path: str, limit: str, usage: str) -> Iterator[Room]:
+def rooms_above(
+    root: Path, path: str, files: tuple[str, str], wanted: int | None
+) -> Iterator[Room]:
     """Yield the room in the cgroup ``path`` of ``root`` and in all its parents."""
+    limit, usage = files
     group = root / path.lstrip("/")
     for directory in (group, *group.parents):
-        maximum, used = read(directory / limit).strip(), read(directory / usage).strip()
-        if maximum.isdecimal() and used.isdecimal():
-            free = int(maximum) - int(used) + reclaimable(directory)
+        maximum = read(directory / limit).strip()
+        used = read(directory / usage).strip() if maximum.isdecimal() else ""
+        if used.isdecimal():
+            free = int(maximum) - int(used)
+            if wanted is None or free < wanted:
+                free += reclaimable(directory)
             remedy = f"ask for less, or raise {limit} (docker --memory, MemoryMax=)"
             yield Room(max(0, free), f"cgroup {directory}", remedy)
         if directory == root:

@@ -121,6 +121,18 @@ def test_the_room_of_machine_and_cgroups_v2(tmp_path):
     assert "memory.max" in rooms[1].remedy
 
 
+def test_what_can_be_reclaimed_is_looked_up_only_if_it_is_needed(tmp_path):
+    files = {
+        "proc/self/cgroup": "0::/a\n",
+        "cgroup/a/memory.max": "5000\n",
+        "cgroup/a/memory.current": "4000\n",
+        "cgroup/a/memory.stat": "inactive_file 30\n",
+    }
+    places = kernel_files(tmp_path, files)
+    free = [reserve.memory_rooms(*places, wanted=n)[0].free for n in (1000, 1001)]
+    assert free == [1000, 1030]
+
+
 def test_the_room_of_cgroups_v1(tmp_path):
     files = {
         "proc/self/cgroup": "4:cpu,memory:/x\n3:cpuset:/\n",
@@ -142,7 +154,7 @@ def test_a_cgroups_limit_refuses_before_a_page_is_taken(monkeypatch):
         raise AssertionError("a page was asked for")
 
     room = reserve.Room(SIZE - 1, "cgroup /x", "raise memory.max")
-    monkeypatch.setattr(reserve, "memory_rooms", lambda: [room])
+    monkeypatch.setattr(reserve, "memory_rooms", lambda **_: [room])
     monkeypatch.setattr(os, "posix_fallocate", never)
     with pytest.raises(RegionMemoryError, match=r"cgroup /x .* raise memory\.max"):
         Region.create(SIZE)
