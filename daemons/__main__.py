@@ -22,6 +22,7 @@ from rings.errors import RingError
 
 from . import devices
 from .device import Device
+from .endings import explained
 from .listener import Listener
 from .log import Log, log_to
 from .options import limits, parse
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             server = _prepare(options, log, stack)
         except (RingError, OSError, ValueError) as error:
-            print(f"ringsd: {error}", file=sys.stderr)
+            print(f"ringsd: {explained(error)}", file=sys.stderr)
             return EXIT_USAGE
         _obey_signals(server, stack)
         _tell_ready(options, server, log)

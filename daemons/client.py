@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,8 @@ class Client:
             self.peer = Peer.of(sock)
             self.pidfd = open_pidfd(sock, self.peer)
         except OSError as error:
+            with suppress(OSError):
+                sock.send(encode(error_message(error)))
             self._held.close()
             raise Gone(str(error)) from None
         if self.pidfd >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 from rings.codec import plain_text
@@ -20,6 +21,11 @@ CODES: Final[dict[type[Exception], str]] = {
     BusyError: "limit",
     RegionMemoryError: "memory",
 }
+OUT_OF_FDS: Final = (errno.EMFILE, errno.ENFILE)
+MORE_FDS: Final = (
+    "close sessions, or raise the daemon's RLIMIT_NOFILE (ulimit -n 4096, or "
+    "LimitNOFILE=4096 in its unit)"
+)
 
 
 class Refused(RingError):
@@ -42,13 +48,23 @@ class Leaves(RingError):
     """The client has said `Closing`."""
 
 
+def _lacks_fds(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in OUT_OF_FDS
+
+
+def explained(error: Exception) -> str:
+    """Say what an error is, and what to do about it if it does not say so itself."""
+    text = str(error) or type(error).__name__
+    return f"{text}; {MORE_FDS}" if _lacks_fds(error) else text
+
+
 def error_code(error: Exception) -> str:
     """Return the code by which a client is told of an error."""
     if isinstance(error, Refused):
         return error.code
-    return CODES.get(type(error), "failed")
+    return "limit" if _lacks_fds(error) else CODES.get(type(error), "failed")
 
 
 def error_message(error: Exception) -> Error:
     """Return the message by which a client is told of an error."""
-    return Error(error_code(error), plain_text(str(error) or type(error).__name__))
+    return Error(error_code(error), plain_text(explained(error)))

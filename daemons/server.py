@@ -12,8 +12,8 @@ detached, and only when nothing is in flight any more its memory is unmapped.
 
 from __future__ import annotations
 
-import errno
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -25,6 +25,7 @@ from rings.messages import Closed, Closing, Error, Message
 from .client import Client, Service
 from .detaching import Detaching
 from .device import Device
+from .door import Door
 from .endings import Gone, Leaves, error_message
 from .limits import Limits, Quota
 from .listener import Listener
@@ -36,8 +37,6 @@ from .spec import EngineLike
 HELLO_TIMEOUT_S: Final = 5.0
 DRAIN_TIMEOUT_S: Final = 10.0
 CANCEL_TIMEOUT_S: Final = 5.0
-ACCEPT_PAUSE_S: Final = 0.1
-OUT_OF_FDS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Server:
@@ -88,13 +87,12 @@ class Server:
         self._rings: dict[int, Client] = {}
         self.stuck: list[Client] = []
         self._accepted = 0
-        self._accept_after = 0.0
         self._stop_at: float | None = None
         self._since = time.monotonic()
         self.listener = listener
         self.loop = Loop()
         self._detaching = Detaching(engine, self.loop)
-        self.loop.watch(listener.fileno(), self._accept)
+        self._door = Door(listener, self.loop, log, self._enter)
         engine.on_broken = self._on_broken
 
     def run(self) -> None:
@@ -117,6 +115,7 @@ class Server:
         for client in tuple(self._clients):
             if not client.rings.numbers or self.drained:
                 self._release(client, None)
+        self._door.close()
         self.loop.close()
 
     # -- the loop's steps -----------------------------------------------------
@@ -126,8 +125,8 @@ class Server:
         moments = list(self._handshakes.values())[:1]
         if self._stop_at is not None:
             moments.append(self._stop_at)
-        if self._accept_after:
-            moments.append(self._accept_after)
+        if self._door.opens_at is not None:
+            moments.append(self._door.opens_at)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _expire(self) -> None:
@@ -137,18 +136,9 @@ class Server:
                 break
             text = f"no connection within {self._hello_timeout:g} s"
             self._retire(client, text, Error("late", text))
-        if self._accept_after and now >= self._accept_after:
-            self._accept_after = 0.0
-            if self._stop_at is None:
-                self.loop.watch(self.listener.fileno(), self._accept)
+        self._door.open_when_due()
 
-    def _accept(self) -> None:
-        try:
-            sock = self.listener.accept()
-        except OSError as error:
-            if error.errno in OUT_OF_FDS:
-                self._pause_accepting(error)
-            return
+    def _enter(self, sock: socket.socket) -> None:
         self._accepted += 1
         try:
             client = Client(self._accepted, sock, self._service)
@@ -156,11 +146,6 @@ class Server:
             self._log.debug("vanished", session=self._accepted, reason=error)
             return
         self._admit(client)
-
-    def _pause_accepting(self, error: OSError) -> None:
-        self._log.warning("accept-paused", reason=error.strerror)
-        self.loop.unwatch(self.listener.fileno())
-        self._accept_after = time.monotonic() + ACCEPT_PAUSE_S
 
     def _admit(self, client: Client) -> None:
         try:
@@ -279,9 +264,7 @@ class Server:
         if self._stop_at is not None:
             return
         self._stop_at = time.monotonic() + self._drain_timeout + CANCEL_TIMEOUT_S
-        self.loop.unwatch(self.listener.fileno())
-        self._accept_after = 0.0
-        self.listener.stop()
+        self._door.close()
         self._log.info("stopping", sessions=len(self._clients))
         for client in tuple(self._clients):
             if not client.leaving:

@@ -61,10 +61,13 @@ def open_pidfd(sock: socket.socket, peer: Peer) -> int:
 
     Raises:
         ProcessLookupError: The process is already dead.
+        OSError: There is no descriptor left.
     """
     try:
         return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         if error.errno not in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
             raise ProcessLookupError(f"{peer} is already dead") from None
     return _pidfd_by_number(peer)

@@ -35,8 +35,8 @@ LAYERS = (
     "daemons._engine rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
     " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
-    " daemons.wire daemons.attached daemons.detaching daemons.client daemons.engine"
-    " daemons.report daemons.server daemons.process daemons.options",
+    " daemons.wire daemons.attached daemons.detaching daemons.client daemons.door"
+    " daemons.engine daemons.report daemons.server daemons.process daemons.options",
     "daemons",
     "rings.stress.quantities rings.stress.device rings.stress.cell rings.stress.plan"
     " rings.stress.worker rings.stress.crew rings.stress.measure rings.stress.stage"
