@@ -1,8 +1,8 @@
 """`rings doctor`: can this machine do it, and if not, what is to be changed?
 
-The questions about the machine are in `rings.machine`; the one about the daemon
-is here.  Warnings are advice; a failure makes the command exit with 1, so that
-it serves as a health check.
+The questions about the kernel are in `rings.kernel`, those about the machine in
+`rings.machine`; the one about the daemon is here.  Warnings are advice; a failure
+makes the command exit with 1, so that it serves as a health check.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterable
 
 from .errors import BrokenError, RingError
-from .machine import CHECKS, Row, Status
+from .kernel import Row, Status
+from .machine import CHECKS
 
 
 def check_daemon(address: str | None = None) -> Row:

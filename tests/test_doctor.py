@@ -9,14 +9,16 @@ import sys
 
 import pytest
 
-from rings import doctor, machine
-from rings.machine import MIB, Row
+from rings import _core, doctor, kernel, machine
+from rings.kernel import Row
+from rings.machine import MIB
 
 
 def test_every_check_of_the_module_is_run():
     defined = {
         function
-        for name, function in vars(machine).items()
+        for module in (kernel, machine)
+        for name, function in vars(module).items()
         if name.startswith("check_")
     }
     assert set(machine.CHECKS) == defined
@@ -41,7 +43,7 @@ def test_every_check_answers_on_this_machine(check):
     ],
 )
 def test_kernel_release_is_compared_by_number(release, status):
-    assert machine.check_kernel(release).status == status
+    assert kernel.check_kernel(release).status == status
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_kernel_release_is_compared_by_number(release, status):
     ],
 )
 def test_io_urings_answer_is_told_by_name(number, status, words):
-    row = machine.check_io_uring(number)
+    row = kernel.check_io_uring(number)
     assert row.status == status
     assert words in row.found
     assert bool(row.fix) == (number != 0)
@@ -68,7 +70,7 @@ def test_io_uring_disabled_is_read(tmp_path, text, status):
     path = tmp_path / "io_uring_disabled"
     if text is not None:
         path.write_text(text)
-    assert machine.check_io_uring_sysctl(str(path)).status == status
+    assert kernel.check_io_uring_sysctl(str(path)).status == status
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,36 @@ def test_io_uring_disabled_is_read(tmp_path, text, status):
 def test_seccomp_mode_is_told(tmp_path, text, words):
     path = tmp_path / "status"
     path.write_text(text)
-    assert words in machine.check_seccomp(str(path)).found
+    assert words in kernel.check_seccomp(str(path)).found
+
+
+@pytest.mark.parametrize(
+    ("permitted", "filtered", "status", "words"),
+    [
+        (True, False, "ok", "no full barrier"),
+        (True, True, "ok", "no full barrier"),
+        (False, True, "warn", "under a filter"),
+        (False, False, "warn", "this kernel has none"),
+    ],
+)
+def test_membarriers_are_told(permitted, filtered, status, words):
+    row = kernel.check_membarrier(permitted, filtered)
+    assert row.status == status
+    assert words in row.found
+    assert bool(row.fix) == (not permitted)
+
+
+def test_what_the_doctor_says_of_membarriers_is_what_an_end_does():
+    program = (
+        "from rings import kernel, sandbox\n"
+        "print(kernel.check_membarrier().status, sandbox.permit_membarrier(False),"
+        " kernel.check_membarrier().status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    first = "ok" if _core.membarrier() else "warn"
+    assert done.stdout.split() == [first, "False", "warn"]
 
 
 @pytest.mark.parametrize("check", [machine.check_memlock, machine.check_nofile])
@@ -150,10 +181,10 @@ def refuse(*_arguments):
 @pytest.mark.parametrize(
     ("call", "check", "status"),
     [
-        ("memfd_create", machine.check_memfd, "fail"),
-        ("posix_fallocate", machine.check_memfd, "fail"),
-        ("eventfd", machine.check_eventfd, "fail"),
-        ("pidfd_open", machine.check_pidfd, "warn"),
+        ("memfd_create", kernel.check_memfd, "fail"),
+        ("posix_fallocate", kernel.check_memfd, "fail"),
+        ("eventfd", kernel.check_eventfd, "fail"),
+        ("pidfd_open", kernel.check_pidfd, "warn"),
     ],
 )
 def test_a_forbidden_call_is_told(monkeypatch, call, check, status):
@@ -166,7 +197,7 @@ def test_a_forbidden_call_is_told(monkeypatch, call, check, status):
 
 def test_a_seal_that_does_not_hold_is_a_failure(monkeypatch):
     monkeypatch.setattr(os, "ftruncate", lambda fd, size: None)
-    assert machine.check_memfd().status == "fail"
+    assert kernel.check_memfd().status == "fail"
 
 
 def test_a_daemon_that_was_asked_for_must_answer(tmp_path):

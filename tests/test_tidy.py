@@ -32,7 +32,7 @@ LAYERS = (
     " rings.requester rings.copying rings.block rings.loading rings.frontend"
     " rings.interpreters rings.sandbox rings.forecast rings.needs rings.advice",
     "rings",
-    "daemons._engine rings.machine rings.doctor",
+    "daemons._engine rings.kernel rings.machine rings.doctor",
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
     " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
     " daemons.wire daemons.attached daemons.detaching daemons.client daemons.door"
