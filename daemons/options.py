@@ -10,12 +10,15 @@ from dataclasses import fields
 from decimal import Decimal
 from typing import Final
 
+import rings
+
 from .devices import DISTRIBUTIONS
 from .limits import Limits, option
 from .server import DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S
 
 ENGINES: Final = ("auto", "uring", "threads", "mock")
 LEVELS: Final = ("debug", "info", "warning", "error")
+PLACES: Final = "$RINGS_SOCKET, or rings/ringsd.sock in $XDG_RUNTIME_DIR"
 MAX_SECONDS: Final = 1e6
 UNITS_NS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 TIME: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)", re.ASCII)
@@ -36,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ringsd", description="Serve devices through rings in shared memory."
     )
+    version = f"ringsd {rings.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     kinds = parser.add_subparsers(dest="kind", required=True)
 
     def add(kind: str, purpose: str, needs: str = "") -> argparse.ArgumentParser:
@@ -50,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     delay = add("delay", purpose, "--servers K --service-time 5ms ")
     delay.set_defaults(name="delay0")
     for kind in (null, delay):
-        kind.add_argument("--size", type=_natural, default=1 << 40, metavar="BYTES")
+        size = "how large it is; by default %(default)s"
+        kind.add_argument(
+            "--size", type=_natural, default=1 << 40, metavar="BYTES", help=size
+        )
     _add_servers(delay)
     python = add("python", "serve a daemons.Backend", "--backend MODULE:CLASS ")
     python.set_defaults(name="python0")
@@ -62,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     for kind in kinds.choices.values():
         _add_common(kind)
+        _add_times(kind)
+        _add_limits(kind)
     return parser
 
 
@@ -75,7 +85,12 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--read-only", action="store_true", help="refuse writes")
     parser.add_argument("--direct", action="store_true", help="by-pass the page cache")
-    parser.add_argument("--block-size", type=int, metavar="BYTES")
+    parser.add_argument(
+        "--block-size",
+        type=int,
+        metavar="BYTES",
+        help="unit of offsets; by default 512 if the size is a multiple, else 1",
+    )
 
 
 def _add_servers(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +109,12 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how long each is held: 250us, 5ms, 1s",
     )
-    add("--distribution", choices=DISTRIBUTIONS, default=DISTRIBUTIONS[0])
+    add(
+        "--distribution",
+        choices=DISTRIBUTIONS,
+        default=DISTRIBUTIONS[0],
+        help="of the service time; by default %(default)s",
+    )
     add("--seed", type=_natural, default=0, metavar="N", help="of exponential times")
 
 
@@ -139,8 +159,13 @@ def _open_fd(text: str) -> int:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--name", help="what frontends ask for")
-    add("--socket", metavar="PATH", help="where to listen")
-    add("--engine", choices=ENGINES, default="auto")
+    add("--socket", metavar="PATH", help=f"where to listen; by default {PLACES}")
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="auto: io_uring, or threads where that is forbidden; mock: for tests",
+    )
     add(
         "--spin-us",
         type=_natural,
@@ -156,9 +181,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="UID",
         help="a user allowed beside this one and root; may be given several times",
     )
-    add("--hello-timeout", type=_seconds, default=HELLO_TIMEOUT_S, metavar="SECONDS")
-    add("--drain-timeout", type=_seconds, default=DRAIN_TIMEOUT_S, metavar="SECONDS")
-    add("--log-level", choices=LEVELS, default="info")
+    add("--log-level", choices=LEVELS, default="info", help="by default %(default)s")
     add(
         "--ready-fd",
         type=_open_fd,
@@ -166,8 +189,33 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="write a line there when accepting",
     )
     add("--exit-with", type=int, metavar="PID", help="end when the parent PID does")
+
+
+def _add_times(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--hello-timeout",
+        type=_seconds,
+        default=HELLO_TIMEOUT_S,
+        metavar="SECONDS",
+        help="for a handshake; by default %(default)g",
+    )
+    add(
+        "--drain-timeout",
+        type=_seconds,
+        default=DRAIN_TIMEOUT_S,
+        metavar="SECONDS",
+        help="for what is in flight at the end; by default %(default)g",
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits of a connection, a user, and in total")
     for field in fields(Limits):
         limits.add_argument(
-            option(field.name), type=int, default=field.default, metavar="N"
+            option(field.name),
+            type=int,
+            default=field.default,
+            metavar="N",
+            help="by default %(default)s",
         )

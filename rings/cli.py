@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from . import doctor, size
+from . import __version__, doctor, size
 from .errors import RingError
 from .rendezvous import query
 from .stress import command as stress
 from .stress import report
 from .table import table, text
+
+INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -87,7 +90,7 @@ def stat(options: argparse.Namespace) -> int:
 
 
 def examine(options: argparse.Namespace) -> int:
-    """Run the doctor; 1 if something failed."""
+    """Say what this machine allows, and what to change; 1 if something failed."""
     rows = doctor.examine(options.socket)
     print(doctor.to_json(rows) if options.json else doctor.to_text(rows))
     return 0 if doctor.is_healthy(rows) else 1
@@ -100,6 +103,7 @@ OF_A_DAEMON: dict[str, Command] = {"ls": ls, "stat": stat, "doctor": examine}
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     top = argparse.ArgumentParser(prog="rings", description=__doc__.splitlines()[0])
+    top.add_argument("--version", action="version", version=f"rings {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
     for name, function in OF_A_DAEMON.items():
         command = _add(commands, name, function.__doc__, function)
@@ -129,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
+    except KeyboardInterrupt:
+        print("rings: stopped", file=sys.stderr)
+        return INTERRUPTED
     except (OSError, RingError, ValueError) as error:
         print(f"rings: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """`rings ls|stat|doctor`: what they print, and their exit codes."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import sys
 import pytest
 
 import daemons
+import rings
+from daemons import options
 from rings import cli
 
 ANSWER = {
@@ -103,6 +106,34 @@ def test_unknown_command_is_usage(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["nothing"])
     assert caught.value.code == 2
+
+
+def parsers(parser):
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from parsers(command)
+
+
+@pytest.mark.parametrize("parser", [cli.parser(), options._parser()])
+def test_every_option_says_what_it_does(parser):
+    silent = [
+        (command.prog, action.option_strings or action.dest)
+        for command in parsers(parser)
+        for action in command._actions
+        if not action.help and not isinstance(action, argparse._SubParsersAction)
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("run", "name"), [(cli.main, "rings"), (options.parse, "ringsd")]
+)
+def test_commands_tell_their_version(run, name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run(["--version"])
+    assert capsys.readouterr().out == f"{name} {rings.__version__}\n"
 
 
 def test_the_command_is_installed(tmp_path):

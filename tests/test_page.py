@@ -295,7 +295,7 @@ def test_a_report_is_written_and_said_where(tmp_path, capsys):
     [
         ('{"version": 2, "cells": []}', ("--html", "x"), "is of version 2, not 1"),
         ("[]", ("--html", "x"), "is of version None"),
-        ("no json", ("--html", "x"), "Expecting value"),
+        ("no json", ("--html", "x"), "is no JSON: give a file that"),
         ("{}", (), "give --html FILE or --plots FOLDER"),
     ],
 )

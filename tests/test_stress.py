@@ -410,19 +410,46 @@ def test_the_command_says_what_is_wrong(words, capsys):
     assert "rings: " in capsys.readouterr().err
 
 
-def test_the_command_can_be_interrupted(tmp_path):
-    """Nothing is left behind, and what was measured is in the file."""
-    file = tmp_path / "sweep.json"
+@pytest.mark.parametrize("option", ["--json", "--csv", "--html", "--plots"])
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    option, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("rings.stress.command._measure", pytest.fail)
+    where = tmp_path / "none" / "file"
+    assert cli.main(["stress", "slots=1", option, str(where)]) == 1
+    assert f"mkdir -p {where.parent}" in capsys.readouterr().err
+
+
+def test_plots_without_matplotlib_are_refused_before_anything_is_measured(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("rings.stress.command._measure", pytest.fail)
+    monkeypatch.setattr("rings.stress.command.find_spec", lambda name: None)
+    assert cli.main(["stress", "slots=1", "--plots", str(tmp_path / "p")]) == 1
+    assert "pip install 'rings[stress]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_can_be_interrupted(tmp_path, number):
+    """Nothing is left behind, what was measured is in the file, and it says so."""
+    file, scratch = tmp_path / "sweep.json", tmp_path / "scratch"
+    scratch.mkdir()
     command = [sys.executable, "-m", "rings", "stress", "slots=1,2,4,8"]
     process = subprocess.Popen(
         [*command, "--seconds", "0.3", "--json", str(file)],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         cwd=Path(__file__).parent.parent,
-        env={**os.environ},
+        env={**os.environ, "TMPDIR": str(scratch)},
     )
     while not file.exists():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) != 0
-    assert 1 <= len(json.loads(file.read_text())["cells"]) < 4
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == cli.INTERRUPTED
+    measured = len(json.loads(file.read_text())["cells"])
+    assert 1 <= measured < 4
+    assert f"{measured} of 4 cells were measured, kept in {file}" in said
+    assert "Traceback" not in said
+    assert not list(scratch.iterdir())

@@ -1,4 +1,4 @@
-"""`rings stress`: measure rings of many sizes, and say which one is enough.
+"""Measure rings of many sizes, and say which one is enough.
 
     rings stress --quick
     rings stress --device delay:K=100,S=5ms order=0..6
@@ -12,8 +12,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
+import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,8 +77,13 @@ def run(options: argparse.Namespace) -> int:
     sweep = Sweep(["rings", *sys.argv[1:]], options.p99, options.json)
     if not options.fresh:
         sweep.load()
-    with Stage(options.engine) as stage:
-        _measure(sweep, plan, stage, console)
+    _check_outputs(options)
+    with ended_by_sigterm(), Stage(options.engine) as stage:
+        try:
+            _measure(sweep, plan, stage, console)
+        except KeyboardInterrupt:
+            _tell_stopped(sweep, plan)
+            raise
     result = sweep.told()
     _print(result, console)
     _write(result, options, console)
@@ -105,6 +114,36 @@ def _measure(sweep: Sweep, plan: Plan, stage: Any, console: Console) -> None:
             bar.refresh()
 
         sweep.run(plan, stage, seen)
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse what could not be written when all has been measured."""
+    for name in ("json", "csv", "html", "plots"):
+        path = getattr(options, name)
+        if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ValueError(
+                f"--{name} {path}: no folder {path.parent} to write in; "
+                f"mkdir -p {path.parent}, or name another"
+            )
+    if options.plots and find_spec("matplotlib") is None:
+        raise ValueError(f"--plots needs matplotlib: {EXTRA}")
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does, so that nothing is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell_stopped(sweep: Sweep, plan: Plan) -> None:
+    told = f"{len(sweep.cells)} of {len(plan.cells)} cells were measured"
+    kept = f"in {sweep.path}: the same command goes on" if sweep.path else "nowhere"
+    lost = "" if sweep.path else "; with --json FILE it could go on"
+    print(f"\n{told}, kept {kept}{lost}", file=sys.stderr)
 
 
 def _print(result: Mapping[str, Any], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""`rings report`: draw what `rings stress --json` wrote, as a page and as plots."""
+"""Draw what `rings stress --json` wrote, as a page and as plots."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ def load(path: str | Path) -> dict[str, Any]:
         OSError: The file cannot be read.
         ValueError: It is not a result, or of a version that we do not know.
     """
-    result = json.loads(Path(path).read_text())
+    try:
+        result = json.loads(Path(path).read_text())
+    except ValueError:
+        raise ValueError(
+            f"{path} is no JSON: give a file that `rings stress --json FILE` wrote"
+        ) from None
     version = result.get("version") if isinstance(result, dict) else None
     if version != VERSION or "cells" not in result:
         raise ValueError(
