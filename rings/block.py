@@ -20,12 +20,11 @@ from .errors import ClosedError
 from .grants import Grant
 from .handle import Handle
 from .many import MAX_TRANSFER
+from .memory import leave
 from .ranges import Range
 from .requester import Requester
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Buffer
 
     from .rendezvous import Session
@@ -267,10 +266,12 @@ class Block:
         return self.session.closed
 
     def close(self) -> None:
-        """Cancel what is in flight, end the session, unmap its memory; idempotent.
+        """Let what is in flight finish, end the session, unmap; again is harmless.
 
         Raises:
             BusyError: A view of a grant is in use, or a thread is waiting.
+            TimeoutError: The daemon did not finish in 5 s; the memory is unmapped here
+                all the same, and the daemon cancels what takes it too long.
         """
         if not self.session.closed:
             self._requester.close()
@@ -282,13 +283,8 @@ class Block:
             raise ClosedError("this device is closed: connect again")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, *exc: object) -> None:
+        leave(self.close, exc[1])
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.size} bytes"

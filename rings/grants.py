@@ -34,12 +34,10 @@ from .errors import (
     LocalProtocolError,
     RegionMemoryError,
 )
+from .memory import Region, leave
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .layout import Geometry
-    from .memory import Region
 
 ENTRY: Final = struct.Struct("@QQI")
 RIGHTS: Final = struct.Struct("@I")
@@ -145,19 +143,10 @@ class Grant:
     def __enter__(self) -> Grant:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.revoke()
-        except BusyError:
-            if error is None:
-                raise
-            if self._owner is not None:
-                self._owner.abandon(self)
+    def __exit__(self, *exc: object) -> None:
+        leave(self.revoke, exc[1])
+        if self.rights and self._owner is not None:
+            self._owner.abandon(self)
 
     def __repr__(self) -> str:
         state = f"rights {self.rights}" if self.rights else "revoked"

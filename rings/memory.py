@@ -231,12 +231,13 @@ class Region:
 
 
 def leave(close: Callable[[], None], error: object) -> None:
-    """End a ``with``: what went wrong inside of it is worth more than a BusyError."""
+    """End a ``with``: what went wrong inside of it is worth more than what does now."""
     try:
         close()
-    except BusyError:
-        if error is None:
+    except (BusyError, TimeoutError) as late:
+        if not isinstance(error, BaseException):
             raise
+        error.add_note(f"and it could not be closed: {late}")
 
 
 def reattach(

@@ -17,7 +17,7 @@ from .errors import BrokenError, LayoutError, RemoteProtocolError
 from .inquiry import devices, query
 from .layout import Geometry
 from .link import Link
-from .memory import Region
+from .memory import Region, leave
 from .messages import (
     Closed,
     Closing,
@@ -85,8 +85,8 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *exc: object) -> None:
+        leave(self.close, exc[1])
 
     @property
     def address(self) -> str:

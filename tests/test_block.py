@@ -438,6 +438,29 @@ def test_close_with_requests_in_flight(daemon: daemons.Daemon) -> None:
     assert disk.closed
 
 
+def test_what_went_wrong_is_not_hidden_by_a_daemon_that_ends_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rings.rendezvous.Session.close.__defaults__", (SOON_S,))
+    delay = {"kind": "delay", "servers": 1, "service_time": "60s"}
+    with daemons.spawn(**delay, drain_timeout=1, timeout=HANG_S) as daemon:
+        connection = rings.connect(daemon.address)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            interrupt_within(connection.block("delay0"))
+        assert "to send Closed" in caught.value.__notes__[0]
+        with (
+            pytest.raises(TimeoutError, match="to send Closed"),
+            connection.block("delay0") as disk,
+        ):
+            disk.submit_flush()
+
+
+def interrupt_within(disk: Block) -> None:
+    with disk:
+        disk.submit_flush()
+        raise KeyboardInterrupt
+
+
 def test_lookups(daemon: daemons.Daemon) -> None:
     connection = rings.connect(daemon.address)
     assert [facts.name for facts in connection.devices()] == ["disk0"]
