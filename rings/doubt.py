@@ -1,11 +1,14 @@
-"""What went wrong on a session: who did not answer, and what is in doubt then."""
+"""What went wrong on a session: a refusal, a late answer, what is in doubt."""
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
+from . import layout
 from .errors import BrokenError
-from .handle import describe
+from .handle import OP_NAMES, describe
 
 if TYPE_CHECKING:
     from ._core import Front
@@ -29,6 +32,29 @@ class Doubt:
             f"{what}: no answer {within} from {self._where()};"
             f" {len(self._in_flight())} in flight"
         )
+
+    def refused(self, number: int, op: int, offset: int, length: int) -> OSError:
+        """Return the device's error, with the rule that was broken if it is ours."""
+        rule = self._rule(number, op, offset, length)
+        text = os.strerror(number) + (f"; {rule}" if rule else "")
+        return OSError(number, text, describe(op, offset, length))
+
+    def _rule(self, number: int, op: int, offset: int, length: int) -> str:
+        device = self._session.device
+        unit = device.block_size or 1
+        if op in (layout.OP_FLUSH, layout.OP_CANCEL):
+            return ""
+        if number == errno.EINVAL and not length:
+            return "ask for more than 0 bytes"
+        if number == errno.EINVAL and (offset % unit or length % unit):
+            return f"offset and length must be multiples of its block_size, {unit}"
+        if number in (errno.ENXIO, errno.ENOSPC) and offset + length > device.size:
+            return f"the device has {device.size} bytes"
+        if number == errno.EROFS and device.read_only:
+            return "the daemon serves it --read-only"
+        if number == errno.EOPNOTSUPP and OP_NAMES.get(op) not in device.ops:
+            return f"it can {', '.join(device.ops)}"
+        return ""
 
     def elder(self, timeout: float) -> TimeoutError:
         """Return the error of a ring that cannot be replaced yet."""

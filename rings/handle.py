@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -60,7 +59,7 @@ class Handle(Answer):
         """
         value = self._requester.wait(self, timeout)
         if value < 0:
-            raise OSError(-value, os.strerror(-value), str(self))
+            raise self._requester.refused(-value, self.op, self.offset, self.length)
         return value
 
     def cancel(self, timeout: float | None = None) -> str:

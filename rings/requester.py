@@ -71,6 +71,7 @@ class Requester:
         )
         self._front.set_depth(*limits)
         self._doubt = Doubt(session, self._front)
+        self.refused = self._doubt.refused
         self.blocks = Many(self._front, self._wait_credit, self._doubt)
         self.blocks.limited = depth is not None
         self._replacing = Replacing(session, self._front, self._doubt)
@@ -106,10 +107,12 @@ class Requester:
             )
         except TimeoutError as error:
             if error.errno is not None:  # the device's own answer
-                raise
+                raise self.refused(error.errno, op, offset, length) from None
             raise self._doubt.late(op, offset, length, timeout) from None
         except BrokenError as error:
             raise self._doubt.gone(error) from None
+        except OSError as error:
+            raise self.refused(error.errno or 0, op, offset, length) from None
 
     def pieces(
         self, op: int, offset: int, length: int, grant: Grant, timeout: float | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import sys
 import threading
 from array import array
@@ -436,6 +437,44 @@ def test_close_with_requests_in_flight(daemon: daemons.Daemon) -> None:
         disk.submit_read(n * 4096, grant, at=n * 4096, length=4096)
     disk.close()
     assert disk.closed
+
+
+@pytest.mark.parametrize(
+    ("ask", "number", "words"),
+    [
+        (lambda disk: disk.read(1, 512), errno.EINVAL, "its block_size, 512"),
+        (lambda disk: disk.write(0, b"x"), errno.EINVAL, "its block_size, 512"),
+        (lambda disk: disk.read(0, 0), errno.EINVAL, "more than 0 bytes"),
+        (lambda disk: disk.read(SIZE, 512), errno.ENXIO, f"has {SIZE} bytes"),
+        (
+            lambda disk: disk.write(SIZE, bytes(512)),
+            errno.ENOSPC,
+            f"has {SIZE} bytes: 'write of 512 bytes at {SIZE}'",
+        ),
+        (lambda disk: disk.echo(1), errno.EOPNOTSUPP, "it can read, write"),
+        (
+            lambda disk: disk.submit_read(7, disk.pool.alloc(512)).result(),
+            errno.EINVAL,
+            "its block_size, 512: 'read of 512 bytes at 7'",
+        ),
+    ],
+)
+def test_a_refusal_says_which_rule_was_broken(ask, number, words, disk: Block) -> None:
+    with pytest.raises(OSError, match=re.escape(words)) as caught:
+        ask(disk)
+    assert caught.value.errno == number
+
+
+def test_a_write_to_what_is_read_only_says_so(tmp_path) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(SIZE))
+    with (
+        daemons.spawn(
+            image=tmp_path / "disk.img", read_only=True, timeout=HANG_S
+        ) as daemon,
+        rings.connect(daemon.address).block("disk0") as disk,
+        pytest.raises(OSError, match="--read-only: 'write of 512 bytes at 0'"),
+    ):
+        disk.write(0, bytes(512))
 
 
 def test_what_went_wrong_is_not_hidden_by_a_daemon_that_ends_late(
