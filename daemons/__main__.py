@@ -20,7 +20,7 @@ from rings.address import default_address
 from rings.codec import NAME
 from rings.errors import RingError
 
-from . import devices
+from . import devices, supervisor
 from .device import Device
 from .endings import explained
 from .listener import Listener
@@ -151,6 +151,7 @@ def _obey_signals(server: Server, stack: ExitStack) -> None:
         seen.append(number)
         if len(seen) > 1:
             _leave(server, 128 + number)
+        supervisor.tell(supervisor.STOPPING)
         server.stop()
 
     stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(server.loop.wake_fd))
@@ -175,6 +176,7 @@ def _tell_ready(options: argparse.Namespace, server: Server, log: Log) -> None:
         )
     if server.engine.why:
         log.warning("engine", name=server.engine.name, why=server.engine.why)
+    supervisor.tell(supervisor.READY)
     if options.ready_fd is not None:
         os.write(options.ready_fd, b"1\n")
         os.close(options.ready_fd)

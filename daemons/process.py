@@ -16,6 +16,8 @@ from typing import Final
 
 from rings.errors import BrokenError
 
+from . import supervisor
+
 MODULE: Final = (sys.executable, "-P", "-m", "daemons")
 PACKAGES: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOG_NAME: Final = "daemon.log"
@@ -139,9 +141,13 @@ def _text(value: object) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Have the child import what this process would, from wherever it is started."""
+    """Have the child import what this process would, from wherever it is started.
+
+    It is not this process, so it has nothing to tell this one's supervisor.
+    """
     path = [PACKAGES, *(part for part in sys.path if part)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
+    inherited = {k: v for k, v in os.environ.items() if k != supervisor.VARIABLE}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
 
 
 def _start(command: list[str], address: str, directory: str, timeout: float) -> Daemon:

@@ -7,8 +7,9 @@
     rings stress   measure rings of many sizes: which one is enough?
     rings report   draw what `rings stress --json` wrote
 
-Each takes `--json` for programs.  The exit code is 0, or 1 if there is no
-daemon to ask, the doctor found a failure, or no ring does what is asked of it.
+`--json` is for programs, and so is `rings stat --prometheus`.  The exit code is 0,
+or 1 if there is no daemon to ask, the doctor found a failure, or no ring does what is
+asked of it; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Final, TypeAlias
 
 from . import __version__, doctor, size
 from .errors import RingError
+from .prometheus import exposition
 from .rendezvous import query
 from .stress import command as stress
 from .stress import report
@@ -86,7 +88,11 @@ def ls(options: argparse.Namespace) -> int:
 
 def stat(options: argparse.Namespace) -> int:
     """Show everything a daemon counts."""
-    return _show(query(options.socket), _everything, options.json)
+    report = query(options.socket)
+    if options.prometheus:
+        print(exposition(report))
+        return 0
+    return _show(report, _everything, options.json)
 
 
 def examine(options: argparse.Namespace) -> int:
@@ -108,7 +114,11 @@ def parser() -> argparse.ArgumentParser:
     for name, function in OF_A_DAEMON.items():
         command = _add(commands, name, function.__doc__, function)
         command.add_argument("--socket", metavar="PATH", help="the daemon's address")
-        command.add_argument("--json", action="store_true", help="for programs")
+        forms = command.add_mutually_exclusive_group()
+        forms.add_argument("--json", action="store_true", help="for programs")
+        if name == "stat":
+            prometheus = "in the text format of Prometheus"
+            forms.add_argument("--prometheus", action="store_true", help=prometheus)
     for name, module in {"size": size, "stress": stress, "report": report}.items():
         module.add_arguments(_add(commands, name, module.__doc__, module.run))
     return top

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import daemons
 import rings
 from daemons import options
 from rings import cli
+from rings.prometheus import exposition
 
 ANSWER = {
     "pid": 42,
@@ -170,6 +172,35 @@ def test_stat_tells_the_pid_and_the_engine_of_a_real_daemon(daemon, capsys):
     assert cli.main(["stat", "--socket", daemon.address]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["pid", str(daemon.pid)] in lines
+
+
+def test_numbers_are_told_to_prometheus(answered, capsys):
+    assert cli.main(["stat", "--prometheus"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "rings_pid 42" in lines
+    assert "rings_engine_requests 7" in lines
+    assert 'rings_devices_size{name="disk0",kind="block"} 1048576' in lines
+    assert 'rings_devices_read_only{name="echo",kind="echo"} 1' in lines
+    assert 'rings_sessions_ring_in_flight{session="1",device="echo"} 2' in lines
+    assert lines.count("# TYPE rings_devices_size untyped") == 1
+
+
+def test_labels_are_escaped():
+    report = {"stations": {'a"b\\c\nd': {"served": 1}}}
+    (_, line) = exposition(report).splitlines()
+    assert line == 'rings_stations_served{device="a\\"b\\\\c\\nd"} 1'
+
+
+def test_every_number_of_a_real_daemon_is_a_sample(daemon, capsys):
+    with rings.connect(daemon.address).block("null7") as disk:
+        disk.read(0, 512)
+        assert cli.main(["stat", "--prometheus", "--socket", daemon.address]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    sample = re.compile(r'[a-z_]+(\{([a-z]+="[^"]*",?)+\})? -?[0-9.e+-]+')
+    samples = [line for line in lines if not line.startswith("# TYPE ")]
+    assert [line for line in samples if not sample.fullmatch(line)] == []
+    assert len(samples) == len({line.rpartition(" ")[0] for line in samples})
+    assert any(line.startswith("rings_sessions_ring_requests{") for line in samples)
 
 
 def test_doctor_finds_a_real_daemon_and_misses_a_dead_one(daemon, capsys):

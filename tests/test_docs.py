@@ -116,6 +116,12 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def test_every_page_is_in_the_index():
+    index = ROOT / "docs" / "README.md"
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", index.read_text()))
+    assert listed == {page.name for page in ROOT.glob("docs/*.md")} - {index.name}
+
+
 READING_ORDER = re.findall(
     r"^\| `([\w./]+)` +\| +(\d+) \|", (ROOT / "HACKING.md").read_text(), re.M
 )

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import daemons
 from daemons.__main__ import main
+from daemons.options import parse
+from daemons.server import CANCEL_TIMEOUT_S
 from rings.errors import BrokenError
 from rings.rendezvous import devices, open_session, query
 
@@ -272,3 +277,76 @@ def test_ring_that_will_not_drain_costs_the_exit_code() -> None:
         assert until_dead(daemon.process) == 1
         assert "undrained" in daemon.log()
         session.close()
+
+
+# -- under a supervisor ------------------------------------------------------------
+
+
+@contextmanager
+def supervised(place: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.settimeout(START_S)
+        heard.bind(place.replace("@", "\0"))
+        yield heard
+    if not place.startswith("@"):
+        os.unlink(place)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_a_supervisor_hears_of_the_start_and_the_stop(
+    tmp_path: Path, abstract: bool
+) -> None:
+    place = f"@rings-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with supervised(place) as heard:
+        process = subprocess.Popen(
+            [*DAEMON, "null", f"--socket={tmp_path}/s"],
+            env={**os.environ, "NOTIFY_SOCKET": place},
+        )
+        try:
+            assert heard.recv(64) == b"READY=1"
+            assert devices(f"{tmp_path}/s")[0].name == "null0"
+            process.send_signal(signal.SIGTERM)
+            assert heard.recv(64) == b"STOPPING=1"
+            assert until_dead(process) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("place", ["/no/such/socket", "nonsense", ""])
+def test_a_supervisor_that_is_not_there_is_no_obstacle(
+    tmp_path: Path, place: str
+) -> None:
+    command = [*DAEMON, "null", f"--socket={tmp_path}/s", "--ready-fd=1"]
+    env = {**os.environ, "NOTIFY_SOCKET": place}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        process.send_signal(signal.SIGTERM)
+        assert until_dead(process) == 0
+
+
+def test_a_spawned_daemon_does_not_speak_for_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with supervised(str(tmp_path / "notify")) as heard:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with daemons.spawn(kind="null", timeout=START_S):
+            pass
+        heard.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            heard.recv(64)
+
+
+def test_the_unit_we_show_is_one_that_starts(tmp_path: Path) -> None:
+    """Its command line is understood, and its limits are those that we ask for."""
+    unit = Path(__file__).parent.parent / "examples" / "ringsd.service"
+    lines = dict(
+        line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line
+    )
+    program, *words = lines["ExecStart"].split()
+    assert os.path.basename(program) == "ringsd"
+    options = parse(words)
+    assert options.socket.startswith(f"/run/{lines['RuntimeDirectory']}/")
+    assert int(lines["TimeoutStopSec"]) > options.drain_timeout + CANCEL_TIMEOUT_S
+    assert lines["Type"] == "notify"

@@ -36,7 +36,8 @@ LAYERS = (
     "daemons.device daemons.devices daemons.backend daemons.limits daemons.log"
     " daemons.loop daemons.service daemons.listener daemons.spec daemons.endings"
     " daemons.wire daemons.attached daemons.detaching daemons.client daemons.door"
-    " daemons.engine daemons.report daemons.server daemons.process daemons.options",
+    " daemons.engine daemons.report daemons.server daemons.supervisor"
+    " daemons.process daemons.options",
     "daemons",
     "rings.stress.quantities rings.stress.device rings.stress.cell rings.stress.plan"
     " rings.stress.worker rings.stress.crew rings.stress.measure rings.stress.stage"
@@ -46,7 +47,8 @@ LAYERS = (
     " rings.stress.effects rings.stress.canvas rings.stress.plots rings.stress.svg"
     " rings.stress.charts rings.stress.style rings.stress.cells_table"
     " rings.stress.page rings.stress.report",
-    "rings.size rings.cli rings.__main__ daemons.__main__ daemons._engine_build",
+    "rings.size rings.prometheus rings.cli rings.__main__ daemons.__main__"
+    " daemons._engine_build",
 )
 LAYER = {name: row for row, names in enumerate(LAYERS) for name in names.split()}
 COMPILED = {"rings._core", "daemons._engine"}
