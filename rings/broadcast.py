@@ -32,7 +32,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from . import layout
+from . import eventfds, layout
 from .broadcast_ends import Consumer, Producer
 from .channel import parse
 from .errors import ClosedError, LayoutError
@@ -182,7 +182,8 @@ def create(
     for entry in range(layout.BROADCAST_ENTRIES, entries, layout.ENTRY_SIZE):
         cons = entry + layout.ENTRY_CONS
         struct.pack_into("=Q", region.buffer, cons, layout.ENTRY_ABSENT)
-    return Ring(region, _eventfd(), tuple(_eventfd() for _ in range(consumers)))
+    space_fd, *event_fds = eventfds.create(1 + consumers)
+    return Ring(region, space_fd, tuple(event_fds))
 
 
 def _check(slots: int, slot_size: int, consumers: int, policy: str, start: int) -> None:
@@ -200,10 +201,6 @@ def _check(slots: int, slot_size: int, consumers: int, policy: str, start: int) 
         raise ValueError(f"start must be in 0..2**62, not {start}")
 
 
-def _eventfd() -> int:
-    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-
 def attach(fd: int, size: int, space_fd: int, event_fds: tuple[int, ...]) -> Ring:
     """Map a ring from the numbers of `Ring.handle`; the descriptors stay yours.
 
@@ -211,8 +208,8 @@ def attach(fd: int, size: int, space_fd: int, event_fds: tuple[int, ...]) -> Rin
         LayoutError: The memory is no broadcast ring, or not of that size.
     """
     region = Region.attach(fd, size=size, kind=layout.KIND_BROADCAST)
-    space = os.dup(space_fd)
-    ring = Ring(region, space, tuple(os.dup(event_fd) for event_fd in event_fds))
+    space, *events = eventfds.duplicate((space_fd, *event_fds))
+    ring = Ring(region, space, tuple(events))
     try:
         ring._check_events()
     except LayoutError:

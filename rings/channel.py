@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from . import eventfds
 from .errors import BrokenError, ClosedError
 
 if TYPE_CHECKING:
@@ -114,9 +115,8 @@ class EventChannel:
     @classmethod
     def pair(cls) -> tuple[EventChannel, EventChannel]:
         """Return two ends that wake each other."""
-        flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-        there, back = os.eventfd(0, flags), os.eventfd(0, flags)
-        return cls(there, back), cls(os.dup(back), os.dup(there))
+        there, back = eventfds.create(2)
+        return cls(there, back), cls(*eventfds.duplicate((back, there)))
 
     @property
     def closed(self) -> bool:

@@ -29,7 +29,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from . import layout
+from . import eventfds, layout
 from ._core import (
     MpmcConsumer as Consumer,
 )
@@ -60,7 +60,6 @@ __all__ = [
 ]
 
 U64: Final = (1 << 64) - 1
-EVENT_FLAGS: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
 class Handle(NamedTuple):
@@ -151,10 +150,7 @@ class Ring:
         numbers = (slots, slot_size, start, limit)
         struct.pack_into("=IIQI", buffer, layout.MPMC_SLOTS, *numbers)
         mpmc_initialise(buffer, slots, slot_size, start)
-        ring = cls(region, -1, -1)
-        ring.not_full_fd = os.eventfd(0, EVENT_FLAGS)
-        ring.not_empty_fd = os.eventfd(0, EVENT_FLAGS)
-        return ring
+        return cls(region, *eventfds.create(2))
 
     @classmethod
     def attach(cls, handle: tuple[int, int, int]) -> Ring:
@@ -164,9 +160,8 @@ class Ring:
             LayoutError: The region holds no MPMC ring.
         """
         region = Region.attach(handle[0], kind=layout.KIND_MPMC)
-        ring = cls(region, -1, -1)
-        ring.not_full_fd = os.dup(handle[1])
-        ring.not_empty_fd = os.dup(handle[2])
+        ring = cls(region, -1, -1)  # which checks the numbers in the memory
+        ring.not_full_fd, ring.not_empty_fd = eventfds.duplicate(handle[1:])
         return ring
 
     def handle(self) -> Handle:

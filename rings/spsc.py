@@ -45,7 +45,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from . import layout
+from . import eventfds, layout
 from ._core import SpscConsumer as Consumer
 from ._core import SpscProducer as Producer
 from .channel import parse
@@ -246,7 +246,7 @@ def create(
     words = (layout.SPSC_PROD, layout.SPSC_CONS)
     for word in (*words, layout.SPSC_PROD_EVENT, layout.SPSC_CONS_EVENT):
         struct.pack_into("=I", region.buffer, word, start)
-    return Ring(region, _eventfd(), _eventfd())
+    return Ring(region, *eventfds.create(2))
 
 
 def _check(units: int, unit_size: int, ring_bytes: int, start: int) -> None:
@@ -275,10 +275,6 @@ def _check_pool(ring_bytes: int, pool_bytes: int, inline_max: int | None) -> Non
         )
 
 
-def _eventfd() -> int:
-    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-
 def attach(fd: int, size: int, data_fd: int, space_fd: int) -> Ring:
     """Map a ring from the numbers of `Ring.handle`; the descriptors stay yours.
 
@@ -286,5 +282,4 @@ def attach(fd: int, size: int, data_fd: int, space_fd: int) -> Ring:
         LayoutError: The memory is no SPSC ring, or not of that size.
     """
     region = Region.attach(fd, size=size, kind=layout.KIND_SPSC)
-    data = os.dup(data_fd)
-    return Ring(region, data, os.dup(space_fd))
+    return Ring(region, *eventfds.duplicate((data_fd, space_fd)))

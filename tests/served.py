@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import count as counted
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +112,22 @@ def frozen(pid: int) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def descriptors_left(pid: int, count: int) -> Iterator[None]:
+    """Leave a process so many descriptors that it can still open."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = open_descriptors(pid)
+    limit = next(islice((fd for fd in counted() if fd not in taken), count, None))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def open_descriptors(pid: int) -> set[int]:
+    """Return them, without the one that this takes to find out."""
+    folder = f"/proc/{pid}/fd"
+    return {int(fd) for fd in os.listdir(folder) if os.path.lexists(f"{folder}/{fd}")}

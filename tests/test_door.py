@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count as counted
-from itertools import islice
 
 import pytest
 
@@ -19,6 +15,8 @@ import daemons
 import rings
 from rings.errors import BusyError
 from rings.rendezvous import query
+
+from .served import descriptors_left
 
 ADVICE = r"Too many open files.*RLIMIT_NOFILE \(ulimit -n"
 PATIENCE_S = 30.0
@@ -37,22 +35,14 @@ def has_ended(daemon: daemons.Daemon, sessions: int) -> bool:
 
 
 @contextmanager
-def descriptors_left(
-    daemon: daemons.Daemon, count: int, *, sessions: int = 0
-) -> Iterator[None]:
+def only(daemon: daemons.Daemon, count: int, *, sessions: int = 0) -> Iterator[None]:
     """Leave a daemon so many descriptors, once it has only these sessions."""
     deadline = time.monotonic() + PATIENCE_S
     while not has_ended(daemon, sessions):
         assert time.monotonic() < deadline, daemon.log()
         time.sleep(0.01)
-    before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    taken = {int(fd) for fd in os.listdir(f"/proc/{daemon.pid}/fd")}
-    limit = next(islice((fd for fd in counted() if fd not in taken), count, None))
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
-    try:
+    with descriptors_left(daemon.pid, count):
         yield
-    finally:
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
 
 
 def test_who_connects_in_a_shortage_is_told_and_the_others_are_served() -> None:
@@ -62,7 +52,7 @@ def test_who_connects_in_a_shortage_is_told_and_the_others_are_served() -> None:
         rings.connect(daemon.address).block("disk0") as disk,
     ):
         for count in range(8):
-            with descriptors_left(daemon, count, sessions=1):
+            with only(daemon, count, sessions=1):
                 try:
                     rings.connect(daemon.address).block("disk0").close()
                 except BusyError as error:
@@ -75,7 +65,7 @@ def test_who_connects_in_a_shortage_is_told_and_the_others_are_served() -> None:
 
 def test_who_waits_in_a_shortage_that_passes_is_let_in() -> None:
     with serving() as daemon:
-        with descriptors_left(daemon, 0):
+        with only(daemon, 0):
             asking = subprocess.Popen(
                 [sys.executable, "-m", "rings", "ls", f"--socket={daemon.address}"],
                 stdout=subprocess.PIPE,
@@ -89,7 +79,7 @@ def test_who_waits_in_a_shortage_that_passes_is_let_in() -> None:
 
 def test_a_report_is_refused_in_words_too() -> None:
     with serving() as daemon:
-        with descriptors_left(daemon, 0), pytest.raises(BusyError, match=ADVICE):
+        with only(daemon, 0), pytest.raises(BusyError, match=ADVICE):
             query(daemon.address)
         assert query(daemon.address)["pid"] == daemon.pid
         assert re.search(f"accept-paused.*{ADVICE}", daemon.log())

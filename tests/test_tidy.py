@@ -22,7 +22,7 @@ LAYERS = (
     " rings.queueing rings.constant_service",
     "rings._core",
     "rings.pages rings.header rings.memfd rings.reserve rings.memory rings.named"
-    " rings.grants rings.pool rings.channel rings.blocks",
+    " rings.grants rings.pool rings.eventfds rings.channel rings.blocks",
     "rings.xen_style rings.blkif rings.blkif_rights rings.atomics rings.records"
     " rings.spsc rings.broadcast_ends rings.broadcast rings.mpmc_statistics rings.mpmc",
     "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
