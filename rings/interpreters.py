@@ -33,7 +33,8 @@ A script that sleeps in `Atomics.wait` is stopped by a change of its word and a 
 one in a ring's `get` or `put`, by closing the ring's other end.
 
 Whatever ends of rings it holds are given back when it is destroyed, not before;
-docs/INTERPRETERS.md says what its peers see.
+docs/INTERPRETERS.md says what its peers see.  Except on 3.13 it is destroyed too when
+nothing refers to it any more; do not rely on that, close it.
 
 Two rules of CPython's.  Never fork while an own-GIL interpreter lives: the child
 hangs or crashes; start processes by spawn.  And import in it only what says that
@@ -120,7 +121,8 @@ class Interpreter:
         """Destroy the interpreter; harmless the second time.
 
         Any thread may do it.  It waits, without `timeout`, for the threads that
-        `threading` started there; those that `_thread` did make CPython abort.
+        `threading` started there; those that `_thread` did make CPython abort, and
+        from 3.14 on they stop for good and keep what they use.
 
         Args:
             timeout: Seconds to wait for a running script's end; None: for ever.
@@ -201,11 +203,12 @@ class _Api314:
         self.id = int(self._interpreter.id)
 
     def run(self, script: str, names: dict[str, Shareable]) -> None:
-        self._interpreter.prepare_main(names)
+        if names:  # none at all is refused
+            self._interpreter.prepare_main(names)
         try:
             self._interpreter.exec(script)
-        except self._module.ExecutionFailed as error:
-            raise ScriptError(str(error)) from None
+        except self._module.ExecutionFailed as error:  # its str has a traceback too
+            raise ScriptError(error.excinfo.formatted) from None
 
     def destroy(self) -> None:
         self._interpreter.close()

@@ -1,6 +1,6 @@
 """Children for tests: a script run by another Python, or in an interpreter of one.
 
-The suite runs under one Python; own-GIL interpreters need 3.12 or 3.13, and the
+The suite runs under one Python; own-GIL interpreters need 3.12 or later, and the
 abi3 extension built for this one loads there too.  They are looked for on the path,
 in pyenv's versions, and in RINGS_PYTHONS: names or paths with colons between.
 """
@@ -19,6 +19,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HANG_S = 60
+OWN_GIL = ("3.12", "3.13", "3.14")  # what has own-GIL interpreters
+VERSIONS = ("3.11", *OWN_GIL)
 
 # Runs SCRIPT (argv[1], with argv[2:] as `ints`) in an own-GIL interpreter, off the
 # main thread as the library tells its users to.

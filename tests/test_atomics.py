@@ -22,6 +22,7 @@ import rings
 from rings.atomics import Atomics
 from rings.errors import BusyError, ClosedError
 from tests.interp import (
+    OWN_GIL,
     finish,
     require_python,
     run_in_interpreter,
@@ -456,7 +457,7 @@ def test_two_processes_take_turns_without_a_lost_wake_up(
     assert read_word(memory_fd, format) == 0
 
 
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
+@pytest.mark.parametrize("version", OWN_GIL)
 def test_adds_of_two_own_gil_interpreters_are_exact(
     version: str, memory_fd: int
 ) -> None:
@@ -480,7 +481,7 @@ for thread in threads:
     assert read_word(memory_fd, "q") == 6_000_000
 
 
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
+@pytest.mark.parametrize("version", OWN_GIL)
 def test_an_own_gil_interpreter_waits_for_this_process(
     version: str, memory_fd: int
 ) -> None:

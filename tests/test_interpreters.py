@@ -9,15 +9,15 @@ import pytest
 
 from rings import interpreters
 from tests.interp import (
+    OWN_GIL,
     ROOT,
+    find_python,
     finish,
     require_python,
     run_in_interpreter,
     run_python,
     start_python,
 )
-
-VERSIONS = ["3.12", "3.13"]
 
 # Modules that are no part of a worker's core, and the module they need instead of
 # the stdlib alone.  Anything else in rings/ must import in an own-GIL interpreter.
@@ -37,7 +37,7 @@ def worker_modules() -> list[str]:
     return ["rings", *(f"rings.{name}" for name in sorted(names))]
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=OWN_GIL)
 def python(request: pytest.FixtureRequest) -> str:
     return require_python(request.param)
 
@@ -60,7 +60,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    module = "_ctypes" if python == require_python("3.12") else "readline"
+    module = "_ctypes" if python == find_python("3.12") else "readline"
     output = run_in_interpreter(python, script.format(module=module))
     if "No module named" in output:
         pytest.skip(f"this Python has no {module}")
@@ -141,7 +141,8 @@ with interpreters.create() as worker:
     try:
         worker.run("{}['missing']")
     except interpreters.ScriptError as error:
-        assert "KeyError" in str(error) and "missing" in str(error), error
+        text = str(error)
+        assert "KeyError" in text and "missing" in text and "\\n" not in text, text
         print("raised")
 try:
     worker.run("pass")

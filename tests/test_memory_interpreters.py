@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.interp import require_python, run_python
+from tests.interp import OWN_GIL, require_python, run_python
 
 SHIM = """
 import sys
@@ -21,7 +21,7 @@ else:
 """
 
 
-@pytest.fixture(params=["3.12", "3.13"])
+@pytest.fixture(params=OWN_GIL)
 def python(request):
     return require_python(request.param)
 

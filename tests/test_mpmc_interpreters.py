@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interp import require_python, run_python
+from tests.interp import OWN_GIL, require_python, run_python
 
 SCRIPT = """
 import sys, threading
@@ -70,6 +70,6 @@ back.close()
 """
 
 
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
+@pytest.mark.parametrize("version", OWN_GIL)
 def test_messages_pass_between_interpreters(version):
     run_python(require_python(version), SCRIPT)

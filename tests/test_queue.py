@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rings import ClosedError, Queue, ShutDown
 from rings.queue import Empty, Full
-from tests.interp import finish, require_python, start_in_interpreter
+from tests.interp import OWN_GIL, finish, require_python, start_in_interpreter
 
 HANG_S = 30
 METHODS = ("fork", "spawn", "forkserver")
@@ -456,7 +456,7 @@ asked.close(), answers.close()
 """
 
 
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
+@pytest.mark.parametrize("version", OWN_GIL)
 def test_it_goes_to_own_gil_interpreters(version):
     python = require_python(version)
     with Queue(4) as asked, Queue(4) as answers:

@@ -13,9 +13,8 @@ import sys
 import pytest
 
 from rings import _core
-from tests.interp import finish, require_python, start_python
+from tests.interp import VERSIONS, finish, require_python, start_python
 
-VERSIONS = ["3.11", "3.12", "3.13"]
 HANG_S = 100
 ROUNDS = 5_000
 TOLERANCE = ROUNDS // 10  # what is lost in every use drifts by ROUNDS or more

@@ -12,6 +12,7 @@ import daemons
 from tests import interp_traffic as traffic
 from tests.conftest import STARTS
 from tests.interp import (
+    OWN_GIL,
     ROOT,
     finish,
     require_python,
@@ -37,7 +38,7 @@ second(ints[:half], ints[half:])
 """
 
 
-@pytest.fixture(params=["3.12", "3.13"])
+@pytest.fixture(params=OWN_GIL)
 def python(request: pytest.FixtureRequest) -> str:
     return require_python(request.param)
 

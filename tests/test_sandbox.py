@@ -17,7 +17,7 @@ import pytest
 
 from rings import sandbox
 from rings.atomics import Atomics
-from tests.interp import finish, require_python, run_python, start_python
+from tests.interp import VERSIONS, finish, require_python, run_python, start_python
 
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -198,7 +198,7 @@ except RuntimeError:
 
 
 @lockable
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_python_sees_permission_errors(version: str) -> None:
     python = require_python(version)
     default = run_python(python, TRIES, "default").split("\n")
@@ -280,7 +280,7 @@ def serve(words: Atomics, child: subprocess.Popen[str], wake: int, answer: int) 
         assert os.eventfd_read(answer) == 1
 
 
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", [0, 1, 2], ids=["control", "default", "strict"])
 @lockable
 def test_a_worker_does_the_same_work_under_the_filter(

@@ -11,7 +11,7 @@ import pytest
 
 import daemons
 
-from .interp import require_python, run_python
+from .interp import VERSIONS, require_python, run_python
 from .served import HANG_S
 
 SIZE = 1 << 20
@@ -90,7 +90,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield daemon.address
 
 
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", ["control", "default", "strict"])
 def test_a_locked_worker_does_the_same(address: str, version: str, mode: str) -> None:
     python = require_python(version)
