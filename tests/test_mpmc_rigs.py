@@ -16,6 +16,7 @@ from tests.rigging import CSRC, HANG_S, HERE, PLAIN, compile_rig, run_rig
 
 TSAN = ["-O1", "-fno-builtin", "-fsanitize=thread"]
 ASAN = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SHARE = os.environ.get("RINGS_SHARE", "0/1")  # of the pairs of instructions
 WRAPS = (2**32 - 3, 2**48 - 3)
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -134,11 +135,32 @@ def test_killed_at_sampled_instructions(build):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("runs", [0, 1])
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("start", [0, *WRAPS])
+@pytest.mark.parametrize("runs", [0, 1], ids=["one", "run"])
+def test_killed_at_every_store_against_every_instruction(build, runs, start):
+    """The one goes on after any instruction, when the other has died at any store."""
+    every_pair(build("step", PLAIN), start, runs, "stores")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("runs", [0, 1], ids=["one", "run"])
 def test_killed_at_every_pair_of_instructions(build, runs):
-    stride = int(os.environ.get("RINGS_STRIDE", 5 if runs else 1))
-    print(run_rig(build("step", PLAIN), "all", 0, stride, runs, timeout=None))
+    every_pair(build("step", PLAIN), 0, runs, "each")
+
+
+def every_pair(program, start, runs, how):
+    counts = run_rig(program, "all", start, runs, how, SHARE, timeout=None)
+    print(counts)
+    assert min(counts["in_doubt"], counts["tombstones"]) > 0
+
+
+@pytest.mark.parametrize("how", ["stores", "each"])
+def test_control_a_published_dead_slot_is_found_at_its_instruction(build, how):
+    program = build("step", PLAIN, (PUBLISH_DEAD,))
+    counts = run_rig(program, "all", 0, 0, how, "0/200", status=1)
+    assert counts["torn"] > 0
 
 
 def test_control_without_recovery_stepped_kills_stick(build):

@@ -15,6 +15,7 @@ from tests.rigging import PLAIN, compile_rig, run_rig
 
 WRAP = 2**32 - 3
 INJECTIONS = int(os.environ.get("RINGS_INJECTIONS", "300"))
+SHARE = os.environ.get("RINGS_SHARE", "0/1")  # of the pairs of instructions
 KILLS = int(os.environ.get("RINGS_KILLS", "10000"))
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -184,9 +185,21 @@ def test_killed_at_sampled_instructions(build, start, define):
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
+@pytest.mark.parametrize("start", [0, 2**31 - 2, WRAP])
+@BARRIERS
+def test_killed_at_every_store_against_every_instruction(build, start, define):
+    """The one goes on after any instruction, when the other has died at any store."""
+    every_pair(build("spsc_step", (), define), start, "stores")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
 def test_killed_at_every_pair_of_instructions(build):
-    stride = int(os.environ.get("RINGS_STRIDE", "1"))
-    counts = run_rig(build("spsc_step"), "all", WRAP, stride, timeout=None)
+    every_pair(build("spsc_step"), WRAP, "each")
+
+
+def every_pair(program, start, how):
+    counts = run_rig(program, "all", start, how, SHARE, timeout=None)
     print(counts)
     assert min(counts["again"], counts["unacknowledged"]) > 0
 
@@ -203,4 +216,12 @@ STEPPED = {
 def test_control_a_broken_ring_fails_at_some_instruction(build, what):
     changes, define, finding = STEPPED[what]
     counts = run_rig(build("spsc_step", changes, define), 5_000, 0, 11, status=1)
+    assert counts[finding] > 0
+
+
+@pytest.mark.parametrize("what", STEPPED)
+def test_control_a_broken_ring_fails_at_a_store_of_its(build, what):
+    changes, define, finding = STEPPED[what]
+    program = build("spsc_step", changes, define)
+    counts = run_rig(program, "all", 0, "stores", "0/200", status=1)
     assert counts[finding] > 0

@@ -1,25 +1,37 @@
 /* Kill rig: a producer and a consumer stepped by single instructions.
  *
- * A makes i instructions of its life, B makes j of its own, A is killed, B goes on
- * to its end.  A life is: take the end, one put or get, or the announcement that it
- * will sleep, and give the end back.  Then successors take both ends, every message
- * is accounted for, and three laps must find the whole capacity.
+ * B makes j instructions of its life, A makes i of its own and is killed, B goes on
+ * to its end: what it has loaded by then is what A's instructions make stale.  Or A
+ * begins, and B makes its j before A is killed.  A life is: take the end, one put or
+ * get, or the announcement that it will sleep, and give the end back.  Then successors
+ * take both ends, every message is accounted for, and three laps must find the whole
+ * capacity.
  *
- *   spsc_step INJECTIONS START SEED    so many random ones, up to the first failure
- *   spsc_step all START STRIDE         every i and every STRIDEth j
+ *   spsc_step INJECTIONS START SEED       so many random ones, up to the first failure
+ *   spsc_step all START HOW PART/PARTS    B begins; every j, and i as HOW says: "each" or,
+ *                                         where A's last instruction has changed what is
+ *                                         shared, "stores"
+ *
+ * Between two stores of A the ring is the same, and a dead A is nothing else: the rest of
+ * "each" repeats "stores" on purpose.  Rows of one j are dealt out to the PARTS.
  *
  * Exit status: 0 all good, 1 any failure (counted in the report), 9 rig trouble.
  */
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 
 #include "spsc_rig.h"
 #include "trace.h"
 
-enum { UNITS = 4, RECORD_UNITS = 32, OWN_ID = 50, DRAIN = 16, MIXES = 18 };
+enum { UNITS = 4, RECORD_UNITS = 32, OWN_ID = 50, DRAIN = 16, MIXES = 18, SIZE = 1 << 16 };
+
+/* Of processor time, in one life that is not stepped to its end. */
+static const struct itimerval STUCK_AFTER = {.it_value = {.tv_usec = 200000}};
 
 /* What a victim did, in shared memory: its parent reads it after the kill. */
 struct diary {
+    bool ended;    /* its life has */
     bool finished; /* the put or get has returned */
     int count;     /* messages that were there to get */
     uint32_t length, units;
@@ -33,7 +45,7 @@ struct counts {
 
 struct plan {
     enum rig_kind kind;
-    bool a_puts;
+    bool a_puts, a_begins;
     uint32_t fill;
     int steps[2];
 };
@@ -42,6 +54,7 @@ static uint8_t *base;
 static uint32_t start;
 static struct diary *diaries;
 static struct counts counts;
+static struct trace traces[2];
 
 static void rig_die(const char *what)
 {
@@ -83,6 +96,7 @@ static void live(const struct plan *plan, bool puts, struct diary *diary)
     uint64_t self = owner_self();
     rig_make(&batch, OWN_ID, 1);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setitimer(ITIMER_PROF, &STUCK_AFTER, NULL);
     if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
         _exit(9);
     trace_mark();
@@ -93,6 +107,7 @@ static void live(const struct plan *plan, bool puts, struct diary *diary)
     else
         get_once(&end, diary);
     owner_give_back(puts ? &header->producer : &header->consumer, self);
+    diary->ended = true;
     trace_mark();
     _exit(0);
 }
@@ -191,21 +206,38 @@ static void judge(const struct plan *plan)
     counts.stuck += !rig_capacity_is_whole(&ends[0], &ends[1]);
 }
 
+struct pair {
+    pid_t a, b;
+};
+
+static struct pair begin(const struct plan *plan)
+{
+    prepare(plan);
+    return (struct pair){start_victim(plan, plan->a_puts, &diaries[0]),
+                         start_victim(plan, !plan->a_puts, &diaries[1])};
+}
+
+/* Kill A where it is, let B go on, and judge. */
+static void end(const struct plan *plan, const struct pair *pair)
+{
+    bury(pair->a);
+    if (!diaries[1].ended && !finish(pair->b))
+        counts.stuck++;
+    bury(pair->b);
+    judge(plan);
+    counts.injections++;
+}
+
 /* One injection; steps[] become what they could be. */
 static void inject(struct plan *plan)
 {
-    prepare(plan);
-    pid_t a = start_victim(plan, plan->a_puts, &diaries[0]);
-    pid_t b = start_victim(plan, !plan->a_puts, &diaries[1]);
-    int wanted = plan->steps[1];
-    plan->steps[0] = step(a, plan->steps[0]);
-    plan->steps[1] = step(b, wanted);
-    bury(a);
-    if (plan->steps[1] == wanted && step(b, MAX_STEPS) == MAX_STEPS)
-        counts.stuck++;
-    bury(b);
-    judge(plan);
-    counts.injections++;
+    struct pair pair = begin(plan);
+    if (plan->a_begins)
+        plan->steps[0] = step(pair.a, plan->steps[0]);
+    plan->steps[1] = step(pair.b, plan->steps[1]);
+    if (!plan->a_begins)
+        plan->steps[0] = step(pair.a, plan->steps[0]);
+    end(plan, &pair);
 }
 
 /* ---- which of them ------------------------------------------------------------------- */
@@ -221,7 +253,7 @@ static int life_length(struct plan plan, int who)
 
 static struct plan plan_of(uint32_t mix)
 {
-    return (struct plan){(enum rig_kind)(mix % 3), mix / 3 % 2, mix / 6 * 2, {0, 0}};
+    return (struct plan){(enum rig_kind)(mix % 3), mix / 3 % 2, false, mix / 6 * 2, {0, 0}};
 }
 
 static bool failed(void)
@@ -239,38 +271,66 @@ static void sample(unsigned long injections, uint64_t seed)
         uint64_t bits = rig_random(&seed);
         uint32_t mix = (uint32_t)(bits % MIXES);
         struct plan plan = plan_of(mix);
+        plan.a_begins = bits >> 63;
         plan.steps[0] = (int)((bits >> 8) % (unsigned)(lengths[mix][0] + 1));
         plan.steps[1] = (int)((bits >> 24) % (unsigned)(lengths[mix][1] + 1));
         inject(&plan);
     }
 }
 
-static void every_pair(int stride)
+/* Let B make `j` instructions and A go on to its end; A's moments. */
+static void trace_a(const struct plan *plan, int j)
+{
+    struct area shared = {base, SIZE};
+    struct pair pair = begin(plan);
+    run_to(pair.b, &traces[1], j);
+    trace_call(pair.a, &traces[0], &shared, 1);
+    end(plan, &pair);
+}
+
+static void trace_b(const struct plan *plan)
+{
+    struct pair pair = begin(plan);
+    trace_call(pair.b, &traces[1], NULL, 0);
+    end(plan, &pair);
+}
+
+static void kill_at(const struct plan *plan, int i, int j)
+{
+    struct pair pair = begin(plan);
+    run_to(pair.b, &traces[1], j);
+    run_to(pair.a, &traces[0], i);
+    end(plan, &pair);
+}
+
+static void every_pair(bool stores, struct share share)
 {
     for (uint32_t mix = 0; mix < MIXES; mix++) {
         struct plan plan = plan_of(mix);
-        int a = life_length(plan, 0), b = life_length(plan, 1);
-        for (int i = 0; i <= a; i++)
-            for (int j = i % stride; j <= b; j += stride) {
-                plan.steps[0] = i;
-                plan.steps[1] = j;
-                inject(&plan);
-            }
+        trace_b(&plan);
+        for (int j = 0; j < traces[1].count; j++) {
+            if (!is_mine(&share))
+                continue;
+            trace_a(&plan, j);
+            for (int i = 0; i < traces[0].count; i++)
+                if (!stores || traces[0].moments[i].changed)
+                    kill_at(&plan, i, j);
+        }
     }
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
+    if (argc < 4)
         return 9;
     start = (uint32_t)strtoul(argv[2], NULL, 0);
-    base = mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    base = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         rig_die("mmap");
-    diaries = (struct diary *)(base + (1 << 15));
+    diaries = (struct diary *)(base + SIZE / 2);
     trace_pin();
-    if (strcmp(argv[1], "all") == 0)
-        every_pair(atoi(argv[3]));
+    if (strcmp(argv[1], "all") == 0 && argc == 5)
+        every_pair(strcmp(argv[3], "stores") == 0, share_of(argv[4]));
     else
         sample(strtoul(argv[1], NULL, 0), strtoull(argv[3], NULL, 0) | 1);
     printf("{\"injections\": %lu, \"stuck\": %lu, \"torn\": %lu, \"twice\": %lu, \"lost\": %lu, "

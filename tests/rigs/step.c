@@ -6,11 +6,14 @@
  * what it has loaded by then is what A's instructions make stale.
  *
  *   step SECONDS START SEED RECOVERY(0|1)   a random sample, for so long
- *   step all START STRIDE RUNS(0|1)         every i and every STRIDEth j: of calls with
- *                                           one message, or with a run of them
- *   step mix START FROM-TO ABF              every j from FROM below TO, of one mix: a
- *                                           call of A (0 put, 1 get, 2 puts, 3 gets), one
- *                                           of B, and the messages there before
+ *   step all START RUNS(0|1) HOW PART/PARTS
+ *                                           all pairs of calls with one message, or with
+ *                                           a run of them; every j, and i as HOW says:
+ *                                           "each" or, where A's last instruction has
+ *                                           changed what is shared, "stores"
+ *
+ * Between two stores of A the ring is the same, and a dead A is nothing else: the rest
+ * of "each" repeats "stores" on purpose.  Rows of one j are dealt out to the PARTS.
  *
  * Exit status: 0 all good, 1 any failure (counted in the report), 9 rig trouble.
  */
@@ -46,7 +49,8 @@ struct plan {
 static struct rig rig;
 static struct diary *diaries;
 static struct counts counts;
-static uint64_t at;
+static struct trace traces[2];
+static uint64_t at, start;
 
 static bool is_put(int call) { return call == PUT || call == PUT_RUN; }
 
@@ -114,14 +118,6 @@ static pid_t start_victim(int call, uint32_t who)
     if (next_stop(pid) != 2)
         rig_die("victim");
     return pid;
-}
-
-/* Let a victim end its call; false if it cannot. */
-static bool finish(pid_t pid)
-{
-    int status;
-    return ptrace(PTRACE_CONT, pid, NULL, NULL) == 0 && waitpid(pid, &status, 0) == pid &&
-           WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP;
 }
 
 static void fill_ring(struct mpmc_member *member, uint32_t fill)
@@ -208,103 +204,132 @@ static void judge(const struct plan *plan, struct mpmc_member *member, bool reco
     counts.stuck += !capacity_is_whole(member);
 }
 
-/* One injection; steps[] become what they could be.  A has ended if fewer. */
-static void inject(struct plan *plan, uint64_t start, bool recovery)
+struct pair {
+    struct mpmc_member member; /* who looks on */
+    pid_t a, b;
+};
+
+static struct pair begin(const struct plan *plan)
 {
-    struct mpmc_member member;
+    struct pair pair;
     struct mpmc ring;
     if (!mpmc_bind(&ring, rig.base, rig.size, SLOTS, RIG_SLOT_SIZE))
         rig_die("bind");
     mpmc_init(&ring, start);
     memset(diaries, 0, 2 * sizeof *diaries);
-    rig_join(&rig, &member);
-    fill_ring(&member, plan->fill);
-    pid_t a = start_victim(plan->calls[0], 0), b = start_victim(plan->calls[1], 1);
-    plan->steps[1] = step(b, plan->steps[1]);
-    plan->steps[0] = step(a, plan->steps[0]);
-    bury(a);
-    if (!diaries[1].ended && !finish(b))
+    rig_join(&rig, &pair.member);
+    fill_ring(&pair.member, plan->fill);
+    pair.a = start_victim(plan->calls[0], 0);
+    pair.b = start_victim(plan->calls[1], 1);
+    return pair;
+}
+
+/* Kill A where it is, let B go on, and judge. */
+static void end(const struct plan *plan, struct pair *pair, bool recovery)
+{
+    bury(pair->a);
+    if (!diaries[1].ended && !finish(pair->b))
         counts.stuck++;
-    bury(b);
-    judge(plan, &member, recovery);
-    mpmc_leave(&member);
+    bury(pair->b);
+    judge(plan, &pair->member, recovery);
+    mpmc_leave(&pair->member);
     counts.injections++;
 }
 
+/* One injection; steps[] become what they could be.  A has ended if fewer. */
+static void inject(struct plan *plan, bool recovery)
+{
+    struct pair pair = begin(plan);
+    plan->steps[1] = step(pair.b, plan->steps[1]);
+    plan->steps[0] = step(pair.a, plan->steps[0]);
+    end(plan, &pair, recovery);
+}
+
 /* Length of a call in instructions, alone. */
-static int call_length(struct plan plan, int who, uint64_t start)
+static int call_length(struct plan plan, int who)
 {
     plan.steps[who] = MAX_STEPS;
     plan.steps[1 - who] = 0;
-    inject(&plan, start, true);
+    inject(&plan, true);
     return plan.steps[who];
 }
 
-static void sample(double seconds, uint64_t start, uint64_t seed, bool recovery)
+static void sample(double seconds, uint64_t seed, bool recovery)
 {
     uint64_t until = now_ns() + (uint64_t)(seconds * 1e9);
     int lengths[CALLS];
     for (int call = 0; call < CALLS; call++)
-        lengths[call] = call_length((struct plan){{call, PUT}, 2, {0, 0}}, 0, start);
+        lengths[call] = call_length((struct plan){{call, PUT}, 2, {0, 0}}, 0);
     while (now_ns() < until) {
         uint64_t bits = rig_random(&seed);
         struct plan plan = {{bits & 3, bits >> 2 & 3}, (bits >> 4) % 3 * 2, {0, 0}};
         plan.steps[0] = (int)((bits >> 8) % (unsigned)lengths[plan.calls[0]]);
         plan.steps[1] = (int)((bits >> 24) % (unsigned)lengths[plan.calls[1]]);
-        inject(&plan, start, recovery);
+        inject(&plan, recovery);
     }
 }
 
-/* All i with every `stride`th j, starting where i leaves off. */
-static void every_pair(struct plan plan, uint64_t start, int stride)
+/* Let B make `j` instructions and A go on to its end; A's moments. */
+static void trace_a(const struct plan *plan, int j)
 {
-    int a = call_length(plan, 0, start), b = call_length(plan, 1, start);
-    for (int i = 0; i <= a; i++)
-        for (int j = i % stride; j <= b; j += stride) {
-            plan.steps[0] = i;
-            plan.steps[1] = j;
-            inject(&plan, start, true);
-        }
+    struct area shared[] = {{rig.base, rig.size}, {diaries, 2 * sizeof *diaries}};
+    struct pair pair = begin(plan);
+    run_to(pair.b, &traces[1], j);
+    trace_call(pair.a, &traces[0], shared, 2);
+    end(plan, &pair, true);
 }
 
-static void some_pairs(struct plan plan, uint64_t start, int from, int to)
+static void trace_b(const struct plan *plan)
 {
-    int a = call_length(plan, 0, start), b = call_length(plan, 1, start);
-    for (int j = from; j < to && j <= b; j++)
-        for (int i = 0; i <= a; i++) {
-            plan.steps[0] = i;
-            plan.steps[1] = j;
-            inject(&plan, start, true);
-        }
+    struct pair pair = begin(plan);
+    trace_call(pair.b, &traces[1], NULL, 0);
+    end(plan, &pair, true);
 }
 
-static void every_mix(uint64_t start, int stride, bool runs)
+static void kill_at(const struct plan *plan, int i, int j)
+{
+    struct pair pair = begin(plan);
+    run_to(pair.b, &traces[1], j);
+    run_to(pair.a, &traces[0], i);
+    end(plan, &pair, true);
+}
+
+static void every_pair(const struct plan *plan, bool stores, struct share *share)
+{
+    trace_b(plan);
+    for (int j = 0; j < traces[1].count; j++) {
+        if (!is_mine(share))
+            continue;
+        trace_a(plan, j);
+        for (int i = 0; i < traces[0].count; i++)
+            if (!stores || traces[0].moments[i].changed)
+                kill_at(plan, i, j);
+    }
+}
+
+static void every_mix(bool runs, bool stores, struct share share)
 {
     for (int a = PUT; a <= GET; a++)
         for (int b = PUT; b <= GET; b++)
             for (uint32_t fill = 0; fill <= SLOTS; fill += 2)
-                every_pair((struct plan){{a + 2 * runs, b + 2 * runs}, fill, {0, 0}}, start,
-                           stride);
+                every_pair(&(struct plan){{a + 2 * runs, b + 2 * runs}, fill, {0, 0}}, stores,
+                           &share);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 5)
+    if (argc < 5)
         return 9;
-    uint64_t start = strtoull(argv[2], NULL, 0);
+    start = strtoull(argv[2], NULL, 0);
     rig = rig_make(SLOTS, start);
     diaries = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (diaries == MAP_FAILED)
         rig_die("mmap");
     trace_pin();
-    if (strcmp(argv[1], "mix") == 0)
-        some_pairs((struct plan){{argv[4][0] - '0', argv[4][1] - '0'},
-                                 (uint32_t)(argv[4][2] - '0'), {0, 0}},
-                   start, atoi(argv[3]), atoi(strchr(argv[3], '-') + 1));
-    else if (strcmp(argv[1], "all") == 0)
-        every_mix(start, atoi(argv[3]), atoi(argv[4]));
+    if (strcmp(argv[1], "all") == 0 && argc == 6)
+        every_mix(atoi(argv[3]), strcmp(argv[4], "stores") == 0, share_of(argv[5]));
     else
-        sample(atof(argv[1]), start, strtoull(argv[3], NULL, 0) | 1, atoi(argv[4]));
+        sample(atof(argv[1]), strtoull(argv[3], NULL, 0) | 1, atoi(argv[4]));
     printf("{\"injections\": %lu, \"stuck\": %lu, \"torn\": %lu, \"twice\": %lu, \"lost\": %lu, "
            "\"in_doubt\": %lu, \"tombstones\": %lu}\n",
            counts.injections, counts.stuck, counts.torn, counts.twice, counts.lost,
