@@ -31,6 +31,9 @@ LIGHT_GUILTY = [
     "NOT_REGISTERED",
     "LIGHT_IN_SECRET",
     "TURN_WITHOUT_BARRIER",
+    "PLAIN_PUBLISH",
+    "PLAIN_ANNOUNCEMENT",
+    "NO_SECOND_LOOK",
 ]
 ORDERING = re.compile(r"(release|acquire|full barrier): ([a-z]+-[a-z]+)")
 STATEMENT = re.compile(r"/\* ((?:xen|spsc)_\w+): (.*?) \*/")

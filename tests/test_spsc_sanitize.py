@@ -80,7 +80,8 @@ BROKEN = {
 
 
 #: These lose wake-ups: the ends' barriers, a header, the text and what it becomes.
-#: The rarer ones are left to tests/model/light.pml.
+#: What hardware shows seldom (a sleeper that announces itself without a barrier, light
+#: publishes in secret) is left to tests/model/light.pml, which looks everywhere.
 LOSING = {
     "publish-is-plain": (
         "full",

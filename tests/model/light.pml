@@ -23,6 +23,9 @@
  *   NOT_REGISTERED        who is not registered publishes lightly all the same
  *   LIGHT_IN_SECRET       light publishes to a sleeper that does not know
  *   TURN_WITHOUT_BARRIER  a publisher says that it turns, and turns at once
+ *   PLAIN_PUBLISH         a publisher with full barriers leaves them out
+ *   PLAIN_ANNOUNCEMENT    a sleeper announces itself without one
+ *   NO_SECOND_LOOK        a sleeper announces itself and sleeps
  */
 
 #define MASK 7 /* indices are modulo 8 */
@@ -106,10 +109,12 @@ active proctype producer()
         /* spsc_publish: store_release(&end->header->prod, new); */
         /* spsc_publish: store_seq_cst(&end->header->prod, new); */
         producer_stores ! PROD, new;
+#ifndef PLAIN_PUBLISH
         if
         :: light
         :: !light -> empty(producer_stores)
         fi;
+#endif
         /* spsc_publish: load_relaxed(&end->header->prod_wish); */
         seen = prod_wish;
         if
@@ -171,7 +176,9 @@ active proctype consumer()
             /* full barrier: message-awaited. */
             /* spsc_await_message: store_seq_cst(&end->header->prod_event, end->index + 1); */
             consumer_stores ! EVENT, (cons + 1) & MASK;
+#ifndef PLAIN_ANNOUNCEMENT
             empty(consumer_stores);
+#endif
 #ifndef LOOK_BEFORE_ARMING
             /* acquire: publish-turned. */
             /* spsc_await_message: spsc_settle_peer(end, &end->header->prod_light); */
@@ -188,7 +195,9 @@ active proctype consumer()
 #endif
             /* spsc_await_message: spsc_ready(end, 1); */
             /* acquire: message-published. */
+#ifndef NO_SECOND_LOOK
             ready = prod;
+#endif
             if
             :: ready != cons
             :: ready == cons -> atomic { eventfd == 1 -> eventfd = 0 }
