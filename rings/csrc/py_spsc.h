@@ -41,7 +41,8 @@ struct py_spsc {
     int peer_pidfd;       /* of that owner, or -1 */
     int notify_fd;
     int wait_fd;
-    int sleep_fd; /* epoll: an edge of wait_fd, or peer_pidfd */
+    int sleep_fd; /* epoll: an edge of wait_fd, or peer_pidfd, or alarm_fd */
+    int alarm_fd; /* ends a sleep that has no timeout once a second, or -1 */
     atomic_bool closing; /* STOP_CLOSING, for a sleeper without the GIL */
     struct spin spin;
     struct py_spsc_view *view; /* borrowed; it holds us */
@@ -81,6 +82,8 @@ int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s);
 void spsc_raise_timeout(struct py_spsc *self);
 void spsc_forget_peer(struct py_spsc *self);
 int spsc_watch(struct py_spsc *self, int fd, uint32_t events);
+void spsc_set_alarm(struct py_spsc *self);
+void spsc_close_fd(int *fd);
 PyObject *spsc_raise_broken(struct py_spsc *self);
 void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size);
 extern PyGetSetDef spsc_getset[];

@@ -104,8 +104,10 @@ static int keep_fds(struct py_spsc *self, int notify_fd, int wait_fd)
     self->wait_fd = fcntl(wait_fd, F_DUPFD_CLOEXEC, 3);
     self->sleep_fd = epoll_create1(EPOLL_CLOEXEC);
     if (self->notify_fd >= 0 && self->wait_fd >= 0 && self->sleep_fd >= 0 &&
-        spsc_watch(self, self->wait_fd, EPOLLIN | EPOLLET) == 0)
+        spsc_watch(self, self->wait_fd, EPOLLIN | EPOLLET) == 0) {
+        spsc_set_alarm(self);
         return 0;
+    }
     PyErr_SetFromErrno(PyExc_OSError);
     return -1;
 }
@@ -160,7 +162,8 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
     double spin_us = 0;
     const char *policy = "block";
     self->stops = STOP_CLOSED;
-    self->notify_fd = self->wait_fd = self->sleep_fd = self->peer_pidfd = -1;
+    self->notify_fd = self->wait_fd = self->sleep_fd = -1;
+    self->peer_pidfd = self->alarm_fd = -1;
     self->producer = producer;
     self->forks = py_fork_count();
     void *last = producer ? (void *)&policy : (void *)&latest;
@@ -184,7 +187,7 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
 
 /* ---- closing -------------------------------------------------------------- */
 
-static void close_fd(int *fd)
+void spsc_close_fd(int *fd)
 {
     if (*fd >= 0)
         close(*fd);
@@ -200,10 +203,11 @@ static void give_back(struct py_spsc *self)
         notify(self);
     }
     self->self = 0;
-    close_fd(&self->notify_fd);
+    spsc_close_fd(&self->notify_fd);
     spsc_forget_peer(self);
-    close_fd(&self->sleep_fd);
-    close_fd(&self->wait_fd);
+    spsc_close_fd(&self->sleep_fd);
+    spsc_close_fd(&self->alarm_fd);
+    spsc_close_fd(&self->wait_fd);
     if (self->region.obj != NULL)
         PyBuffer_Release(&self->region);
 }
