@@ -162,6 +162,47 @@ def test_a_full_pool_waits_for_a_get(q):
     assert q.blocks_used == 0
 
 
+BLOCK = bytes(4096)
+
+
+def put_until_full(queue, message):
+    for count in range(1000):
+        try:
+            queue.put_nowait(message)
+        except Full:
+            return count
+    raise AssertionError("the queue takes more than it has")
+
+
+@pytest.mark.parametrize("used_before", [0, 1, 3, 70, 200])
+@pytest.mark.parametrize("taken", [1, 2, 40, 127, 128])
+def test_each_block_that_is_free_is_found(used_before, taken):
+    with Queue(256, pool_size=128 * len(BLOCK)) as queue:
+        for _ in range(used_before):
+            queue.put(BLOCK)
+            queue.put(BLOCK)
+            queue.get()
+            queue.get()
+        assert put_until_full(queue, BLOCK) == 128
+        for _ in range(taken):
+            queue.get()
+        assert put_until_full(queue, BLOCK) == taken
+
+
+@pytest.mark.parametrize("taken", range(1, 17))
+def test_a_run_is_found_where_just_so_many_neighbours_are_free(taken):
+    with Queue(256, pool_size=128 * len(BLOCK)) as queue:
+        assert put_until_full(queue, BLOCK) == 128
+        queue.get()
+        queue.put(BLOCK)
+        for _ in range(taken):
+            queue.get()
+        with pytest.raises(Full):
+            queue.put_nowait(BLOCK * (taken + 1))
+        queue.put_nowait(BLOCK * taken)
+        assert queue.blocks_used == 128
+
+
 class Unpicklable:
     def __reduce__(self):
         raise RuntimeError("not this one")

@@ -35,6 +35,8 @@ enum { BLOCKS_FREED_OFFSET = 4096, BLOCKS_WORDS_OFFSET = 4160, BLOCKS_MAX = 1 <<
 enum block_state { BLOCK_FREE = 0, BLOCK_HELD = 1, BLOCK_SENT = 2 };
 enum frame_kind { FRAME_BYTES = 0, FRAME_PICKLE = 1, FRAME_IN_BLOCKS = 16 };
 
+enum { BLOCKS_SHORT = 4, BLOCKS_LAPS = 128 };
+
 #define NO_RUN UINT32_MAX
 
 /* A message of `kind` FRAME_IN_BLOCKS and up is this; others follow their first byte. */
@@ -53,6 +55,8 @@ struct blocks {
     uint8_t *data;
     uint32_t count;
     uint32_t size; /* of a block */
+    uint32_t next; /* where this member looks for a short run: behind its last one */
+    uint32_t turn; /* until it is this far */
 };
 
 static inline uint64_t block_make(uint64_t word, uint64_t joined, uint32_t owner,
@@ -89,6 +93,7 @@ static inline bool blocks_bind(struct blocks *blocks, void *base, size_t size, u
     blocks->data = (uint8_t *)base + blocks_data_offset(count);
     blocks->count = count;
     blocks->size = block_size;
+    blocks->next = blocks->turn = 0;
     return true;
 }
 
@@ -134,24 +139,45 @@ static inline bool block_claim(struct blocks *blocks, uint32_t i, const struct m
                              ring->owner, BLOCK_HELD));
 }
 
-/* The first of `count` neighbours that look free, from `from` on. */
+/* The first of `count` neighbours that look free, from `from` on.  The last of them is
+ * looked at first: one in use rules out all that would have it. */
 static inline uint32_t blocks_find(const struct blocks *blocks, uint32_t from, uint32_t count)
 {
-    uint32_t free = 0;
-    for (uint32_t i = from; i < blocks->count; i++) {
-        free = block_state(load64(&blocks->words[i])) == BLOCK_FREE ? free + 1 : 0;
-        if (free == count)
-            return i + 1 - count;
+    while (count <= blocks->count - from) {
+        uint32_t i = from + count;
+        while (i > from && block_state(load64(&blocks->words[i - 1])) == BLOCK_FREE)
+            i--;
+        if (i == from)
+            return from;
+        from = i;
     }
     return NO_RUN;
 }
 
-/* First fit: what was freed last is likely to be warm, and likely to be low.
- * The first block of the run, or NO_RUN. */
-static inline uint32_t blocks_claim(struct blocks *blocks, uint32_t count,
-                                    struct mpmc_member *member)
+/* Where a search begins.  Messages are mostly taken in the order in which they were put,
+ * so the next block is mostly free, and the first ones seldom are. */
+static inline uint32_t blocks_from(const struct blocks *blocks, uint32_t count)
 {
-    uint32_t first = 0;
+    return count > BLOCKS_SHORT || blocks->next >= blocks->turn ? 0 : blocks->next;
+}
+
+/* A lap goes twice as far as the first free block was, and a little: so short that its
+ * blocks stay warm and long runs find room behind it, and worth the search for it. */
+static inline void blocks_went(struct blocks *blocks, uint32_t from, uint32_t first,
+                               uint32_t count)
+{
+    if (count > BLOCKS_SHORT)
+        return;
+    blocks->next = first + count;
+    if (from == 0)
+        blocks->turn = 2 * first + blocks->count / BLOCKS_LAPS;
+}
+
+/* The first of `count` blocks from `from` on that are ours now, or NO_RUN. */
+static inline uint32_t blocks_claim_from(struct blocks *blocks, uint32_t from, uint32_t count,
+                                         struct mpmc_member *member)
+{
+    uint32_t first = from;
     while ((first = blocks_find(blocks, first, count)) != NO_RUN) {
         uint32_t got = 0;
         while (got < count && block_claim(blocks, first + got, &member->ring))
@@ -159,9 +185,24 @@ static inline uint32_t blocks_claim(struct blocks *blocks, uint32_t count,
         if (got == count)
             break;
         struct reference part = {.first = first, .count = got};
-        blocks_free(blocks, &part, member);
+        if (got > 0)
+            blocks_free(blocks, &part, member);
         first += got + 1;
     }
+    return first;
+}
+
+/* Long runs take the first place that fits: what was freed last is likely to be warm,
+ * and likely to be low.  The first block of the run, or NO_RUN. */
+static inline uint32_t blocks_claim(struct blocks *blocks, uint32_t count,
+                                    struct mpmc_member *member)
+{
+    uint32_t from = blocks_from(blocks, count);
+    uint32_t first = blocks_claim_from(blocks, from, count, member);
+    if (first == NO_RUN && from != 0)
+        first = blocks_claim_from(blocks, from = 0, count, member);
+    if (first != NO_RUN)
+        blocks_went(blocks, from, first, count);
     return first;
 }
 
