@@ -20,6 +20,7 @@ import pytest
 
 from rings import ClosedError, layout
 from rings.mpmc import Member, Producer, Ring
+from tests.shares import PART, portion
 
 HANG_S = 30.0
 WRITING, FULL, READING = 1, 2, 3
@@ -337,6 +338,7 @@ def test_a_member_in_another_pid_namespace():
 WORKERS = 4
 LONG = 32000  # bytes, so that many kills fall into a copy
 LIMIT = 1 << 24  # numbers a worker may use in all its lives
+UNPROVEN = layout.MPMC_OWNERS - 3 * WORKERS  # the dead keep their entries: so many fit
 
 
 class Storm:
@@ -408,10 +410,13 @@ class Storm:
             self.hear_all(0.01)
         return self.moves > before
 
-    def run(self, kills, stuck_s):
-        """Kill so many, one after the other; how many until nothing moved."""
+    def start_all(self):
         for who in range(WORKERS):
             self.start(who)
+
+    def run(self, kills, stuck_s):
+        """Kill so many, one after the other; how many until nothing moved."""
+        self.start_all()
         for done in range(kills):
             self.hear_all(0)
             time.sleep(self.random.random() / 1000)
@@ -487,20 +492,41 @@ def storm(kills, seed):
         assert 0 < ring.statistics().recovered <= kills + WORKERS
 
 
+@pytest.mark.timeout(600)  # a hang is noticed sooner; a busy machine is only slow
 def test_random_kills_leave_nobody_stuck():
     storm(int(os.environ.get("RINGS_KILLS", "500")), 5)
 
 
-def test_control_without_recovery_the_survivors_are_stuck():
+def left_in_hand(ring):
+    """Whether the dead left a slot in hand, for nobody lives."""
+    words = (slot_word(ring, index) for index in range(ring.slots))
+    return any(ring.buffer[at] & 0xF in (WRITING, READING) for at in words)
+
+
+def stuck_without_recovery(seed):
+    """Whether a kill left a slot in hand; if so, those who come after must stick."""
     with Ring.create(slots=8, slot_size=LONG + 8) as ring:
-        storm = Storm(ring, 7, provable=False)
+        storm = Storm(ring, seed, provable=False)
         try:
-            assert storm.run(240, 2.0) < 240
+            storm.run(UNPROVEN, 2.0)
+            storm.stop()
+            if not left_in_hand(ring):
+                return False
+            storm.start_all()
+            moves = (storm.moved(2.0) for _ in range(2 * ring.slots))
+            assert not all(moves), "messages move past a slot in dead hands"
+            return True
         finally:
             storm.stop()
 
 
+@pytest.mark.timeout(600)
+def test_control_without_recovery_the_survivors_are_stuck():
+    """Which kill finds a slot in hand is chance, so there is more than one try."""
+    assert any(stuck_without_recovery(seed) for seed in range(7, 27))
+
+
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(0)
 def test_many_random_kills():
-    storm(10_000, 6)
+    storm(portion(10_000), 6 + PART)
