@@ -81,7 +81,7 @@ static void get_run(struct mpmc_member *member, struct diary *diary)
     mpmc_run_end(member, MPMC_GET, &run);
 }
 
-static void call_once(struct mpmc_member *member, int call, uint32_t who)
+static void call_it(struct mpmc_member *member, int call, uint32_t who)
 {
     struct diary *diary = &diaries[who];
     for (uint32_t i = 0; i < RUN && is_put(call); i++)
@@ -112,7 +112,7 @@ static pid_t start_victim(int call, uint32_t who)
         rig_join(&rig, &member);
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
             _exit(9);
-        call_once(&member, call, who);
+        call_it(&member, call, who);
         _exit(0);
     }
     if (next_stop(pid) != 2)
