@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 import rings
+from tests.shares import dealt
 
 HEADERS = Path(rings.__file__).with_name("csrc")
 SOURCE = Path(__file__).with_name("sanitize") / "front_threads.c"
@@ -146,7 +147,7 @@ def test_a_shared_front_is_clean(program: Path, mode: str, first: int) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_a_shared_front_is_clean_for_longer(program: Path) -> None:
-    for turn in range(20):
+    for turn in dealt(range(20)):
         for mode in ("poll", "sleep"):
             done = run(program, mode, 10_000, turn * 2**28)
             assert done.returncode == 0, done.stderr[-4000:]

@@ -29,6 +29,7 @@ from .served import (
     sessions,
     until,
 )
+from .shares import dealt
 
 SHARE = 1 << 20
 MAY_GROW = 4 << 20
@@ -177,7 +178,7 @@ def test_five_hundred_workers_are_killed(daemon: daemons.Daemon) -> None:
 def test_five_hundred_workers_are_killed_with_each_engine(
     daemon: daemons.Daemon,
 ) -> None:
-    for _ in range(4):
+    for _ in dealt(range(4)):
         assert witnessed(daemon, 50, 500) > 1000
         nothing_left(daemon.address)
 

@@ -13,6 +13,7 @@ import subprocess
 import pytest
 
 from tests.rigging import CSRC, HANG_S, HERE, PLAIN, compile_rig, run_rig
+from tests.shares import PART, portion
 
 TSAN = ["-O1", "-fno-builtin", "-fsanitize=thread"]
 ASAN = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -98,7 +99,7 @@ def test_control_drops_are_counted_once(build, change):
 
 
 def storm(program, wanted, start):
-    counts = run_rig(program, wanted, start, 7, 1, timeout=None)
+    counts = run_rig(program, wanted, start, 7 + PART, 1, timeout=None)
     assert counts["torn"] == counts["twice"] == counts["stuck"] == 0
     assert counts["missing"] <= counts["in_doubt"] <= counts["recovered"]
     assert min(counts["in_doubt"], counts["tombstones"]) > 0, (
@@ -116,7 +117,7 @@ def test_killed_at_random(build, start):
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_killed_at_random_for_long(build):
-    print(storm(build("storm", PLAIN), kills(100_000), 2**32 - 3))
+    print(storm(build("storm", PLAIN), kills(portion(100_000)), 2**32 - 3))
 
 
 def test_control_without_recovery_the_storm_sticks(build):

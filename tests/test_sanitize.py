@@ -18,6 +18,8 @@ import pytest
 
 import rings
 
+from .shares import dealt
+
 HEADERS = Path(rings.__file__).with_name("csrc")
 HERE = Path(__file__).with_name("sanitize")
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-pthread", "-g"]
@@ -253,11 +255,11 @@ def test_sleeping_without_the_final_check_loses_a_wake_up(tmp_path):
 def test_no_wake_up_is_lost_in_ten_million(tmp_path):
     litmus = build(tmp_path, "wakeup_litmus", PLAIN)
     for what in LOSING:
-        for start in range(10):
+        for start in dealt(range(10)):
             assert_clean(run(litmus, what, 1_000_000, start * 2**28))
     (tmp_path / "two").mkdir()
     processes = build(tmp_path / "two", "wakeups", PLAIN, PATIENT)
-    for start in range(20):
+    for start in dealt(range(20)):
         assert_clean(run(processes, 500_000, start * 2**28))
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from rings import layout, spsc
 from rings.errors import BrokenError, BusyError, ClosedError
+from tests.shares import portion
 
 KILLS = 200
 HANG_S = 60.0  # only against a hang: nothing here is timed
@@ -368,7 +369,7 @@ def test_a_million_messages_checksummed(start):
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_thousand_million_messages_checksummed():
-    transfer(10**9, 2**32 - 2)
+    transfer(portion(10**9), 2**32 - 2)
 
 
 def echo(there, back, seed):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.shares import dealt
+
 ROOT = Path(__file__).parent.parent
 HEADERS = (
     "barrier.h", "broadcast.h", "core.h", "owner.h", "process.h", "spsc.h",
@@ -223,7 +225,7 @@ def test_no_wake_up_is_lost_in_ten_million(tmp_path):
     program = build(tmp_path, ("-O2",), name="spsc_litmus")
     for what in ("message", "room"):
         for barriers in ("full", "light", "turning"):
-            for turn in range(10):
+            for turn in dealt(range(10)):
                 done = litmus(program, what, barriers, 1_000_000, turn * 2**28)
                 assert done.returncode == 0, done.stderr
 

@@ -340,12 +340,13 @@ def texts() -> list[Path]:
     endings = {".py", ".pyi", ".c", ".h", ".cdef", ".md", ".toml", ".pml", ".sh"}
     folders = ("rings", "daemons", "tests", "bench", "examples", "docs")
     inside = [path for top in folders for path in (ROOT / top).rglob("*")]
-    found = [*inside, *ROOT.glob("*"), ROOT / ".ci" / "run"]
+    programs = [ROOT / ".ci" / name for name in ("run", "on_debian")]
+    found = [*inside, *ROOT.glob("*"), *programs]
     return sorted(
         path
         for path in found
         if path.is_file()
-        and (path.suffix in endings or path.name == "run")
+        and (path.suffix in endings or path in programs)
         and not path.name.startswith("_engine.c")
     )
 
