@@ -91,7 +91,7 @@ COUNTS_TWICE = (
 
 @pytest.mark.parametrize("change", [NOBODY_COUNTS, COUNTS_TWICE])
 def test_control_drops_are_counted_once(build, change):
-    counts = run_rig(build("fault", PLAIN, (change,)), 2_000, 0, 7, 1, status=1)
+    counts = run_rig(build("fault", PLAIN, (change,)), 10_000, 0, 7, 1, status=1)
     assert counts["lost"] != counts["condemned"]
 
 
