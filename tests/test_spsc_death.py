@@ -19,9 +19,10 @@ import pytest
 
 from rings import layout, spsc
 from rings.errors import BrokenError, BusyError, ClosedError
-from tests.shares import portion
+from tests.shares import PART, portion
 
 KILLS = 200
+MANY = 10_000 // 3  # of each kind
 HANG_S = 60.0  # only against a hang: nothing here is timed
 
 
@@ -92,12 +93,11 @@ def a_ring(kind, start):
     return spsc.create(slots=8, slot_size=56, start=start)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_producers_leave_whole_messages(kind):
+def kill_producers(kind, kills, seed):
     """Nothing torn, lost or doubled before each death, and then BrokenError."""
-    rng = random.Random(3)
+    rng = random.Random(seed)
     with a_ring(kind, 2**32 - 100) as ring, ring.consumer() as consumer:
-        for life in range(KILLS):
+        for life in range(kills):
             with child(flood, ring, life, life) as pid:
                 expected = 0
                 until = rng.randrange(1, 60)
@@ -110,15 +110,27 @@ def test_killed_producers_leave_whole_messages(kind):
                             kill(pid)
                 assert expected >= until
         assert consumer.statistics()["generation"] == 1
-        assert still_whole(ring, consumer)
+        assert still_whole(ring, consumer, kills)
 
 
-def still_whole(ring, consumer):
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_producers_leave_whole_messages(kind):
+    kill_producers(kind, KILLS, 3)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_killed_producers_leave_whole_messages(kind):
+    kill_producers(kind, portion(MANY), 30 + PART)
+
+
+def still_whole(ring, consumer, kills):
     """Whether the ring takes as much as a new one."""
     size = 56 if ring.slot_size else 512 if ring.pool_size else 120
     fits = 8  # 1024 / (8 + 120) records, or 4096 / 512 in the pool
     with ring.producer() as producer:
-        assert producer.statistics()["generation"] > KILLS
+        assert producer.statistics()["generation"] > kills
         assert producer.put_many([bytes(size)] * (fits + 1)) >= fits - 1
     return consumer.get_many() != []
 
@@ -152,15 +164,13 @@ def drink(ring, log, peeks):
             log.add(opened(consumer.get())[1])
 
 
-@pytest.mark.parametrize("peeks", [False, True], ids=["get", "peek"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_consumers_lose_at_most_what_they_had(kind, peeks):
+def kill_consumers(kind, peeks, kills, seed):
     """`get`: at most one message a death; `peek`: none, and at most one twice."""
-    rng = random.Random(5)
+    rng = random.Random(seed)
     log = Log()
     number = deaths = 0
     with a_ring(kind, 2**31 - 50) as ring, ring.producer() as producer:
-        for _ in range(KILLS):
+        for _ in range(kills):
             with child(drink, ring, log, peeks) as pid:
                 assert producer.wait_peer(HANG_S) == pid
                 for _ in range(rng.randrange(1, 40)):
@@ -178,6 +188,23 @@ def test_killed_consumers_lose_at_most_what_they_had(kind, peeks):
     assert missing <= (0 if peeks else deaths)
     assert len(got) - len(set(got)) <= (deaths if peeks else 0)
     log.close()
+
+
+PEEKS = pytest.mark.parametrize("peeks", [False, True], ids=["get", "peek"])
+
+
+@PEEKS
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_consumers_lose_at_most_what_they_had(kind, peeks):
+    kill_consumers(kind, peeks, KILLS, 5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@PEEKS
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_killed_consumers_lose_at_most_what_they_had(kind, peeks):
+    kill_consumers(kind, peeks, portion(MANY), 50 + PART)
 
 
 def test_a_producer_asleep_notices_a_dead_consumer():
