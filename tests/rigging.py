@@ -7,17 +7,23 @@ code that it breaks.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 HERE = Path(__file__).parent
 CSRC = HERE.parent / "rings" / "csrc"
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
 FLAGS += ["-Wl,-z,now"]  # the first call of a function is as long as the others
 PLAIN = ["-O2"]
+THREAD = ["-fsanitize=thread", "-O1", "-fno-builtin"]  # inlined memcpy is not seen
+ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"]
+TSAN_REPORTED = 66
 HANG_S = 100
 
 #: A header, what stands in it, and what stands there instead.
@@ -51,3 +57,28 @@ def run_rig(
     assert done.returncode == status, (done.stdout, done.stderr[-2000:])
     counts: dict[str, Any] = json.loads(done.stdout or "{}")
     return counts
+
+
+def run_sanitized(
+    program: Path, *arguments: object, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, or to what ThreadSanitizer finds first."""
+    options = f"halt_on_error=1 exitcode={TSAN_REPORTED}"
+    return subprocess.run(
+        [str(program), *map(str, arguments)],
+        env={**os.environ, "TSAN_OPTIONS": options},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def require_sanitizer(place: Path, flags: list[str]) -> None:
+    """Skip where gcc has no such runtime, or this kernel does not run it."""
+    (place / "probe.c").write_text("int main(void) { return 0; }\n")
+    command = ["gcc", *flags, str(place / "probe.c"), "-o", str(place / "probe")]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip(f"gcc has no runtime for {flags[0]}")
+    if run_sanitized(place / "probe").returncode:
+        pytest.skip(f"a program with {flags[0]} does not run here")

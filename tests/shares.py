@@ -11,7 +11,8 @@ from typing import TypeVar
 
 Thing = TypeVar("Thing")
 
-PART, PARTS = map(int, os.environ.get("RINGS_SHARE", "0/1").split("/"))
+SHARE = os.environ.get("RINGS_SHARE", "0/1")
+PART, PARTS = map(int, SHARE.split("/"))
 assert 0 <= PART < PARTS, "RINGS_SHARE is PART/PARTS, and parts count from 0"
 
 

@@ -5,7 +5,6 @@ Each mutant weakens one line of front.h and must be noticed by the mode named wi
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import NamedTuple
 import pytest
 
 import rings
+from tests.rigging import ADDRESS, THREAD, require_sanitizer, run_sanitized
 from tests.shares import dealt
 
 HEADERS = Path(rings.__file__).with_name("csrc")
 SOURCE = Path(__file__).with_name("sanitize") / "front_threads.c"
-FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-pthread", "-g", "-O1"]
-THREAD = ["-fsanitize=thread", "-fno-builtin"]  # an inlined memcpy is not seen
-ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-pthread", "-g"]
 STARTS = [0, 2**31 - 2, 2**32 - 2]
-TSAN_REPORTED = 66
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
@@ -106,40 +103,19 @@ def build(folder: Path, sanitizer: list[str], mutant: Mutant | None = None) -> P
     return program
 
 
-def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    options = f"halt_on_error=1 exitcode={TSAN_REPORTED}"
-    return subprocess.run(
-        [str(program), *map(str, arguments)],
-        env={**os.environ, "TSAN_OPTIONS": options},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module", params=[THREAD, ADDRESS], ids=["thread", "address"])
 def program(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("front")
-    require(folder, request.param)
+    require_sanitizer(folder, request.param)
     return build(folder, request.param)
-
-
-def require(folder: Path, sanitizer: list[str]) -> None:
-    """Skip where gcc has no such runtime, or this kernel does not run it."""
-    (folder / "probe.c").write_text("int main(void) { return 0; }\n")
-    command = ["gcc", *sanitizer, str(folder / "probe.c"), "-o", str(folder / "probe")]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip(f"gcc has no runtime for {sanitizer[0]}")
-    if run(folder / "probe").returncode:
-        pytest.skip(f"a program with {sanitizer[0]} does not run here")
 
 
 @pytest.mark.parametrize("first", STARTS)
 @pytest.mark.parametrize("mode", ["poll", "sleep", "lie"])
 def test_a_shared_front_is_clean(program: Path, mode: str, first: int) -> None:
-    done = run(program, mode, 300, first)
+    done = run_sanitized(program, mode, 300, first)
     assert done.returncode == 0, done.stderr[-4000:]
     assert not done.stderr
 
@@ -149,16 +125,16 @@ def test_a_shared_front_is_clean(program: Path, mode: str, first: int) -> None:
 def test_a_shared_front_is_clean_for_longer(program: Path) -> None:
     for turn in dealt(range(20)):
         for mode in ("poll", "sleep"):
-            done = run(program, mode, 10_000, turn * 2**28)
+            done = run_sanitized(program, mode, 10_000, turn * 2**28)
             assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[each.name for each in MUTANTS])
 def test_each_weakened_line_is_noticed(tmp_path: Path, mutant: Mutant) -> None:
-    require(tmp_path, mutant.sanitizer)
+    require_sanitizer(tmp_path, mutant.sanitizer)
     program = build(tmp_path, mutant.sanitizer, mutant)
     for _ in range(3):
-        done = run(program, mutant.mode, 3000, 2**32 - 2)
+        done = run_sanitized(program, mutant.mode, 3000, 2**32 - 2)
         if done.returncode:
             break
     assert done.returncode, "the mutant went unnoticed"

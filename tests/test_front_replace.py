@@ -7,21 +7,24 @@ fast as they can; every answer is counted, and a ring given up is freed at once.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.rigging import HANG_S, Change, compile_rig
+from tests.rigging import (
+    ADDRESS,
+    HANG_S,
+    THREAD,
+    Change,
+    compile_rig,
+    require_sanitizer,
+    run_sanitized,
+)
 
-THREAD = ["-O1", "-fno-builtin", "-fsanitize=thread"]  # an inlined memcpy is not seen
-ADDRESS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 STARTS = [0, 2**31 - 2, 2**32 - 2]
 MODES = ["poll", "sleep"]
 REPLACEMENTS = 1000
-TSAN_REPORTED = 66
 TRIES = 10  # when a thread meets a weakened line is chance
 IMPATIENT = [
     "-Wno-error",
@@ -75,41 +78,19 @@ MUTANTS: dict[str, tuple[list[str], Change]] = {
 }
 
 
-def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    options = f"halt_on_error=1 exitcode={TSAN_REPORTED}"
-    return subprocess.run(
-        [str(program), *map(str, arguments)],
-        env={**os.environ, "TSAN_OPTIONS": options},
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        check=False,
-    )
-
-
-def require(place: Path, sanitizer: list[str]) -> None:
-    """Skip where gcc has no such runtime, or this kernel does not run it."""
-    (place / "probe.c").write_text("int main(void) { return 0; }\n")
-    command = ["gcc", *sanitizer, str(place / "probe.c"), "-o", str(place / "probe")]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip(f"gcc has no runtime for {sanitizer[-1]}")
-    if run(place / "probe").returncode:
-        pytest.skip(f"a program with {sanitizer[-1]} does not run here")
-
-
 @pytest.fixture(scope="module", params=[THREAD, ADDRESS], ids=["thread", "address"])
 def program(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     place = tmp_path_factory.mktemp("front_replace")
-    require(place, request.param)
+    require_sanitizer(place, request.param)
     return compile_rig(place, "front_replace", request.param, ())
 
 
 @pytest.mark.parametrize("first", STARTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_ring_is_replaced_under_load(program: Path, mode: str, first: int) -> None:
-    done = run(program, mode, REPLACEMENTS, first)
+    done = run_sanitized(program, mode, REPLACEMENTS, first, timeout=HANG_S)
     assert done.returncode == 0, done.stderr[-4000:]
     assert not done.stderr
     counts = json.loads(done.stdout)
@@ -122,18 +103,20 @@ def test_a_ring_is_replaced_under_load(program: Path, mode: str, first: int) -> 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_ring_is_replaced_for_longer(program: Path, mode: str) -> None:
     for turn in range(20):
-        done = run(program, mode, 10 * REPLACEMENTS, turn * 2**28)
+        done = run_sanitized(
+            program, mode, 10 * REPLACEMENTS, turn * 2**28, timeout=HANG_S
+        )
         assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_weakened_line_is_noticed(tmp_path: Path, name: str) -> None:
     sanitizer, change = MUTANTS[name]
-    require(tmp_path, sanitizer)
+    require_sanitizer(tmp_path, sanitizer)
     flags = [*sanitizer, *IMPATIENT]
     mutant = compile_rig(tmp_path, "front_replace", flags, [change])
     for mode in MODES * TRIES:
-        done = run(mutant, mode, REPLACEMENTS, 2**32 - 2)
+        done = run_sanitized(mutant, mode, REPLACEMENTS, 2**32 - 2, timeout=HANG_S)
         if done.returncode:
             break
     assert done.returncode, "the mutant went unnoticed"

@@ -12,12 +12,18 @@ import subprocess
 
 import pytest
 
-from tests.rigging import CSRC, HANG_S, HERE, PLAIN, compile_rig, run_rig
-from tests.shares import PART, portion
+from tests.rigging import (
+    ADDRESS,
+    CSRC,
+    HANG_S,
+    HERE,
+    PLAIN,
+    THREAD,
+    compile_rig,
+    run_rig,
+)
+from tests.shares import PART, SHARE, portion
 
-TSAN = ["-O1", "-fno-builtin", "-fsanitize=thread"]
-ASAN = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-SHARE = os.environ.get("RINGS_SHARE", "0/1")  # of the pairs of instructions
 WRAPS = (2**32 - 3, 2**48 - 3)
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -222,7 +228,7 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("flags", [TSAN, ASAN], ids=["tsan", "asan"])
+@pytest.mark.parametrize("flags", [THREAD, ADDRESS], ids=["tsan", "asan"])
 @pytest.mark.parametrize("start", [0, *WRAPS])
 def test_sanitizers_find_nothing(build, flags, start):
     counts = run_rig(build("threads", flags), 200_000, 100, start)
@@ -231,7 +237,7 @@ def test_sanitizers_find_nothing(build, flags, start):
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_control_weakened_orders_are_data_races(build, mutant):
-    program = build("threads", TSAN, MUTANTS[mutant])
+    program = build("threads", THREAD, MUTANTS[mutant])
     done = subprocess.run(
         [str(program), "50000", "0", "0"],
         capture_output=True,

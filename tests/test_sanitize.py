@@ -18,16 +18,20 @@ import pytest
 
 import rings
 
+from .rigging import (
+    ADDRESS,
+    PLAIN,
+    THREAD,
+    TSAN_REPORTED,
+    require_sanitizer,
+    run_sanitized,
+)
 from .shares import dealt
 
 HEADERS = Path(rings.__file__).with_name("csrc")
 HERE = Path(__file__).with_name("sanitize")
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-pthread", "-g"]
-THREAD = ["-fsanitize=thread", "-O1", "-fno-builtin"]  # inlined memcpy is not seen
-ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"]
-PLAIN = ["-O2"]
 STARTS = [0, 2**31 - 2, 2**32 - 2]
-TSAN_REPORTED = 66
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 two_cores = pytest.mark.skipif(
@@ -66,41 +70,19 @@ def build(folder: Path, program: str, flags: list[str], *mutants: Mutant) -> Pat
     return out
 
 
-def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(program), *map(str, arguments)]
-    environment = {
-        **os.environ,
-        "TSAN_OPTIONS": f"halt_on_error=1 exitcode={TSAN_REPORTED}",
-    }
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 def assert_clean(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
     assert not done.stderr
 
 
-def require(tmp_path_factory, flags: list[str]) -> None:
-    """Skip where gcc has no such runtime, or this kernel does not run it."""
-    folder = tmp_path_factory.mktemp("probe")
-    (folder / "probe.c").write_text("int main(void) { return 0; }\n")
-    command = ["gcc", *flags, str(folder / "probe.c"), "-o", str(folder / "probe")]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip(f"gcc has no runtime for {flags[0]}")
-    if run(folder / "probe").returncode:
-        pytest.skip(f"a program with {flags[0]} does not run here")
-
-
 @pytest.fixture(scope="module")
 def thread_sanitizer(tmp_path_factory):
-    require(tmp_path_factory, THREAD)
+    require_sanitizer(tmp_path_factory.mktemp("probe"), THREAD)
 
 
 @pytest.fixture(scope="module")
 def address_sanitizer(tmp_path_factory):
-    require(tmp_path_factory, ADDRESS)
+    require_sanitizer(tmp_path_factory.mktemp("probe"), ADDRESS)
 
 
 # -- threads: every acquire and release is needed -----------------------------------
@@ -111,7 +93,7 @@ def address_sanitizer(tmp_path_factory):
 def test_three_threads_are_clean(tmp_path, mode):
     program = build(tmp_path, "ring_threads", THREAD)
     for start in STARTS:
-        assert_clean(run(program, mode, 10_000, start))
+        assert_clean(run_sanitized(program, mode, 10_000, start))
 
 
 UNORDERED = [
@@ -158,7 +140,7 @@ def named(mutants: list[Mutant]):
 @named(UNORDERED)
 def test_thread_sanitizer_sees_each_weakened_order(tmp_path, mutant):
     program = build(tmp_path, "ring_threads", THREAD, mutant)
-    done = run(program, "poll", 100_000, 2**32 - 2)
+    done = run_sanitized(program, "poll", 100_000, 2**32 - 2)
     assert done.returncode == TSAN_REPORTED, "the mutant went unnoticed"
     assert "WARNING: ThreadSanitizer: data race" in done.stderr
 
@@ -171,7 +153,7 @@ def test_thread_sanitizer_sees_each_weakened_order(tmp_path, mutant):
 def test_publish_and_final_check_see_one_another(tmp_path, what):
     program = build(tmp_path, "wakeup_litmus", PLAIN)
     for start in STARTS:
-        assert_clean(run(program, what, 100_000, start))
+        assert_clean(run_sanitized(program, what, 100_000, start))
 
 
 BACK_LOOKS = "return xen_back_count(back, load_seq_cst(back->ring.req_prod));"
@@ -218,7 +200,7 @@ EACH_LOSING = [(what, mutant) for what, those in LOSING.items() for mutant in th
 )
 def test_each_missing_barrier_loses_a_wake_up(tmp_path, what, mutant):
     program = build(tmp_path, "wakeup_litmus", PLAIN, mutant)
-    done = run(program, what, 20_000_000)
+    done = run_sanitized(program, what, 20_000_000)
     assert done.returncode == 1, "the mutant went unnoticed"
     assert "wake-up lost" in done.stderr
 
@@ -234,7 +216,7 @@ PATIENT = Mutant(
 def test_two_sleeping_processes_lose_no_wake_up(tmp_path):
     program = build(tmp_path, "wakeups", PLAIN, PATIENT)
     for start in STARTS:
-        assert_clean(run(program, 20_000, start))
+        assert_clean(run_sanitized(program, 20_000, start))
 
 
 def test_sleeping_without_the_final_check_loses_a_wake_up(tmp_path):
@@ -245,7 +227,7 @@ def test_sleeping_without_the_final_check_loses_a_wake_up(tmp_path):
         "wait.h",
     )
     program = build(tmp_path, "wakeups", PLAIN, PATIENT, forgetful)
-    done = run(program, 20_000)
+    done = run_sanitized(program, 20_000)
     assert done.returncode == 1, "the mutant went unnoticed"
     assert "a wake-up was lost" in done.stderr
 
@@ -256,11 +238,11 @@ def test_no_wake_up_is_lost_in_ten_million(tmp_path):
     litmus = build(tmp_path, "wakeup_litmus", PLAIN)
     for what in LOSING:
         for start in dealt(range(10)):
-            assert_clean(run(litmus, what, 1_000_000, start * 2**28))
+            assert_clean(run_sanitized(litmus, what, 1_000_000, start * 2**28))
     (tmp_path / "two").mkdir()
     processes = build(tmp_path / "two", "wakeups", PLAIN, PATIENT)
     for start in dealt(range(20)):
-        assert_clean(run(processes, 500_000, start * 2**28))
+        assert_clean(run_sanitized(processes, 500_000, start * 2**28))
 
 
 # -- a million states ----------------------------------------------------------
@@ -270,7 +252,7 @@ def test_no_wake_up_is_lost_in_ten_million(tmp_path):
 def test_a_million_random_states_are_clean(tmp_path):
     program = build(tmp_path, "ring_fuzz", ADDRESS)
     for seed in range(4):
-        assert_clean(run(program, 1_000_000, seed))
+        assert_clean(run_sanitized(program, 1_000_000, seed))
 
 
 UNBOUNDED = [
@@ -308,6 +290,6 @@ UNBOUNDED = [
 @named(UNBOUNDED)
 def test_the_million_states_notice_each_missing_bound(tmp_path, mutant):
     program = build(tmp_path, "ring_fuzz", ADDRESS, mutant)
-    done = run(program, 1_000_000, 0)
+    done = run_sanitized(program, 1_000_000, 0)
     assert done.returncode != 0, "the mutant went unnoticed"
     assert "ring_fuzz.c" in done.stderr

@@ -1,9 +1,7 @@
 """The alarm that ends a sleep without a timeout once a second."""
 
-import contextlib
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 from pathlib import Path
@@ -12,6 +10,8 @@ import pytest
 
 from rings import spsc
 from rings.errors import BrokenError
+
+from .served import descriptors_left
 
 FORK = multiprocessing.get_context("fork")
 
@@ -66,27 +66,13 @@ def wait_for_ever(ring, told):
         signal.pause()
 
 
-@contextlib.contextmanager
-def room_for_three_more_files():
-    """Let an end have all the descriptors it needs, but none for its alarm."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1], limits[1]))
-    for fd in taken:
-        os.close(fd)
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 def test_without_an_alarm_an_end_works_and_sees_a_death():
     with spsc.create(slots=1, slot_size=8) as ring:
         told = FORK.Event()
         child = FORK.Process(target=wait_for_ever, args=(ring, told))
         child.start()
         told.wait()
-        with room_for_three_more_files():
+        with descriptors_left(os.getpid(), 3):  # and none for its alarm
             consumer = ring.consumer()
         with consumer:
             assert not alarms()

@@ -12,10 +12,10 @@ import shutil
 import pytest
 
 from tests.rigging import PLAIN, compile_rig, run_rig
+from tests.shares import SHARE
 
 WRAP = 2**32 - 3
 INJECTIONS = int(os.environ.get("RINGS_INJECTIONS", "300"))
-SHARE = os.environ.get("RINGS_SHARE", "0/1")  # of the pairs of instructions
 KILLS = int(os.environ.get("RINGS_KILLS", "10000"))
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

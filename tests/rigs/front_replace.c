@@ -14,20 +14,13 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 
-#include "front_replace.h"
-
-enum { ASKERS = 3, CROWD = 5, LENGTH = 1 << 30, MAX_ASKED = 1 << 22, HANG_S = 90, LEAST = 4 };
 #ifndef OWED_NS
 #define OWED_NS 10000000000u
 #endif
+#include "../sanitize/front_asker.h"
+#include "front_replace.h"
 
-#define CHECK(condition, what)                                                              \
-    do {                                                                                    \
-        if (!(condition)) {                                                                 \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, what);                       \
-            _exit(1);                                                                       \
-        }                                                                                   \
-    } while (0)
+enum { ASKERS = 3, CROWD = 5, MAX_ASKED = 1 << 22, GIVE_UP_S = 90, LEAST = 4 };
 
 /* A ring, its memory, and the back's end of it. */
 struct served {
@@ -39,27 +32,11 @@ struct served {
     int notify_fd;
 };
 
-static struct front front;
 static struct served *served[2]; /* the elder and the one in use; guarded by `serving` */
 static pthread_mutex_t serving = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic bool over, stopped;
 static _Atomic uint8_t asked[MAX_ASKED];
 static shared_u32 next_number;
-static bool sleeping;
-static int call_fd;
-
-static int64_t answer_to(uint64_t number)
-{
-    return (int64_t)(number * 2654435761u % LENGTH);
-}
-
-static uint32_t chance(uint64_t *state, uint32_t below)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return (uint32_t)((*state >> 20) % below);
-}
 
 /* ---- rings ---------------------------------------------------------------------- */
 
@@ -134,42 +111,11 @@ static void *serve(void *unused)
 
 /* ---- those who ask ---------------------------------------------------------------- */
 
-static bool is_waited(void *arg) { return ((struct waited *)arg)->done; }
-static bool can_claim(void *unused)
-{
-    (void)unused;
-    return front.nr_done > 0 || front_has_credit(&front);
-}
-
-/* Mutex held. */
-static void await(bool (*done)(void *), void *arg)
-{
-    uint64_t late = now_ns() + OWED_NS;
-    enum wait_result result;
-    while ((result = front_wait(&front, done, arg, late)) != WAIT_READY) {
-        CHECK(result != WAIT_TIMED_OUT, "an answer is owed");
-        CHECK(result == WAIT_INTERRUPTED, front.broken ? front.broken : "the ring is broken");
-    }
-}
-
-static void collect(void)
-{
-    for (; front.nr_done > 0; front.nr_done--) {
-        front_free_call(&front, front.done[front.first_done]);
-        front.first_done = (front.first_done + 1) % front.nr_calls;
-    }
-}
-
 /* Mutex held. */
 static struct call *put(uint64_t *number)
 {
     struct io_request *slot;
-    struct call *call;
-    while ((call = front_claim(&front, &slot)) == NULL) {
-        front_flush(&front);
-        await(can_claim, NULL);
-        collect();
-    }
+    struct call *call = claim(&slot);
     *number = atomic_fetch_add(&next_number, 1);
     front_fill(call, slot, 2, *number, LENGTH, NULL);
     return call;
@@ -177,16 +123,11 @@ static struct call *put(uint64_t *number)
 
 static void ask_one(void)
 {
-    struct waited waited = {false, 0};
     uint64_t number;
     pthread_mutex_lock(&front.mutex);
-    struct call *call = put(&number);
-    call->state = CALL_WAITED;
-    call->waited = &waited;
-    front_flush(&front);
-    await(is_waited, &waited);
+    int64_t result = waited_result(put(&number));
     pthread_mutex_unlock(&front.mutex);
-    CHECK(waited.result == answer_to(number), "the answer of another");
+    CHECK(result == answer_to(number), "the answer of another");
 }
 
 /* Claimed one by one, published all at once: the ring may be replaced in between. */
@@ -284,39 +225,26 @@ static uint32_t slots_of(uint32_t turn, uint32_t turns)
 
 static void init(uint32_t start)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&front.changed, &attr);
-    pthread_mutex_init(&front.mutex, NULL);
-    call_fd = eventfd(0, EFD_NONBLOCK);
+    init_asker();
     served[1] = new_ring(LEAST, start);
     front.ring.ring = served[1]->ring;
     xen_front_attach(&front.ring, start);
     front.notify_fd = served[1]->notify_fd;
     CHECK(front_grow(&front, LEAST), "no memory");
     limit_adapt(&front.limit, LIMIT_LEAST, LEAST, LIMIT_HOLD_NS);
-    front.spin.max_ns = sleeping ? 0 : SPIN_FOREVER;
-    front.waiter = (struct waiter){.ring = &front, .look = front_look,
-                                   .final_check = front_final_check, .spin = &front.spin,
-                                   .event_fd = call_fd, .hangup_fd = -1};
 }
 
 static void count(void)
 {
-    pthread_mutex_lock(&front.mutex);
-    collect();
-    CHECK(front.nr_free == front.nr_calls && front_in_flight(&front) == 0, "an entry is lost");
-    CHECK(front.stats.requests == front.stats.responses, "an answer is lost");
+    check_all_answered();
     CHECK(front.stats.requests == load_relaxed(&next_number), "a request is lost");
-    pthread_mutex_unlock(&front.mutex);
     for (uint32_t i = 0; i < load_relaxed(&next_number); i++)
         CHECK(asked[i] == 1, "not asked once");
 }
 
 int main(int argc, char **argv)
 {
-    alarm(HANG_S);
+    alarm(GIVE_UP_S);
     CHECK(argc == 4, "front_replace poll|sleep REPLACEMENTS START");
     sleeping = strcmp(argv[1], "sleep") == 0;
     uint32_t turns = (uint32_t)atoi(argv[2]), start = (uint32_t)strtoul(argv[3], NULL, 0);
@@ -339,9 +267,7 @@ int main(int argc, char **argv)
     pthread_join(back, NULL);
     count();
     drop_ring(served[1]);
-    free(front.calls);
-    free(front.free);
-    free(front.done);
+    free_calls();
     printf("{\"answers\": %lu, \"replaced\": %u}\n", (unsigned long)front.stats.responses, turns);
     return 0;
 }

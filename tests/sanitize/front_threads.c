@@ -11,26 +11,18 @@
 #include <sched.h>
 #include <sys/eventfd.h>
 
-#include "check.h"
-#include "front.h"
+#include "front_asker.h"
 
-enum { THREADS = 4, SLOTS = 8, HANDLES = 3, BLOCKS = 12, WINDOW = 5, LENGTH = 1 << 30 };
+enum { THREADS = 4, SLOTS = 8, HANDLES = 3, BLOCKS = 12, WINDOW = 5 };
 
 static union {
     struct padded_header header;
     uint8_t bytes[sizeof(struct padded_header) + SLOTS * sizeof(struct io_request)];
 } memory;
-static struct front front;
 static struct xen_back back;
 static uint32_t rounds;
-static bool sleeping;
 static _Atomic bool over;
-static int kick_fd, call_fd;
-
-static int64_t expected(uint64_t offset)
-{
-    return (int64_t)(offset * 2654435761u % LENGTH);
-}
+static int kick_fd;
 
 /* ---- the back ------------------------------------------------------------------ */
 
@@ -48,7 +40,7 @@ static void publish(void)
 
 static int64_t result_of(const struct io_request *request)
 {
-    return request->length == LENGTH ? expected(request->offset) : (int64_t)request->length;
+    return request->length == LENGTH ? answer_to(request->offset) : (int64_t)request->length;
 }
 
 static void *serve(void *unused)
@@ -74,54 +66,15 @@ static void *serve(void *unused)
 
 /* ---- the frontend's threads ------------------------------------------------------- */
 
-static bool is_waited(void *arg) { return ((struct waited *)arg)->done; }
-static bool can_claim(void *unused)
-{
-    (void)unused;
-    return front.nr_done > 0 || front_has_credit(&front);
-}
-
-static void await(bool (*done)(void *), void *arg)
-{
-    enum wait_result result;
-    while ((result = front_wait(&front, done, arg, NO_DEADLINE)) != WAIT_READY)
-        CHECK(result == WAIT_INTERRUPTED, "the wait ended with %d: %s", (int)result,
-              front.broken ? front.broken : "");
-}
-
-static void collect(void)
-{
-    for (; front.nr_done > 0; front.nr_done--) {
-        front_free_call(&front, front.done[front.first_done]);
-        front.first_done = (front.first_done + 1) % front.nr_calls;
-    }
-}
-
-/* The next entry and slot, after waiting for one.  Mutex held. */
-static struct call *claim(struct io_request **slot)
-{
-    struct call *call;
-    while ((call = front_claim(&front, slot)) == NULL) {
-        front_flush(&front);
-        await(can_claim, NULL);
-        collect();
-    }
-    return call;
-}
-
 static void ask_waited(uint64_t offset)
 {
-    struct waited waited = {false, 0};
     struct io_request *slot;
     pthread_mutex_lock(&front.mutex);
     struct call *call = claim(&slot);
     front_fill(call, slot, 2, offset, LENGTH, NULL);
-    call->state = CALL_WAITED;
-    call->waited = &waited;
-    front_flush(&front);
-    await(is_waited, &waited);
+    int64_t result = waited_result(call);
     pthread_mutex_unlock(&front.mutex);
-    CHECK(waited.result == expected(offset), "the answer of another");
+    CHECK(result == answer_to(offset), "the answer of another");
 }
 
 static void ask_held(uint64_t offset)
@@ -141,7 +94,7 @@ static void ask_held(uint64_t offset)
         /* acquire: answer-given. */
         while (!atomic_load_explicit(&answers[i].done, memory_order_acquire))
             ask_waited(offset + 99);
-        CHECK(answers[i].result == expected(offset + (uint64_t)i), "the answer of another");
+        CHECK(answers[i].result == answer_to(offset + (uint64_t)i), "the answer of another");
     }
 }
 
@@ -263,32 +216,19 @@ static void share(void)
         pthread_join(threads[i], NULL);
     atomic_store(&over, true);
     pthread_join(threads[THREADS], NULL);
-    pthread_mutex_lock(&front.mutex);
-    collect();
-    CHECK(front.nr_free == SLOTS && front_in_flight(&front) == 0, "an entry is lost");
-    CHECK(front.stats.requests == front.stats.responses, "an answer is lost");
-    pthread_mutex_unlock(&front.mutex);
+    check_all_answered();
 }
 
 static void init(void)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&front.changed, &attr);
-    pthread_mutex_init(&front.mutex, NULL);
+    init_asker();
     front.nr_calls = SLOTS;
     front.calls = calloc(SLOTS, sizeof *front.calls);
     front.free = calloc(SLOTS, sizeof *front.free);
     front.done = calloc(SLOTS, sizeof *front.done);
     kick_fd = eventfd(0, EFD_NONBLOCK);
-    call_fd = eventfd(0, EFD_NONBLOCK);
     limit_fix(&front.limit, NO_LIMIT);
     front.notify_fd = kick_fd;
-    front.spin.max_ns = sleeping ? 0 : SPIN_FOREVER;
-    front.waiter = (struct waiter){.ring = &front, .look = front_look,
-                                   .final_check = front_final_check, .spin = &front.spin,
-                                   .event_fd = call_fd, .hangup_fd = -1};
 }
 
 int main(int argc, char **argv)
@@ -303,8 +243,6 @@ int main(int argc, char **argv)
         lie(argument(argc, argv, 3, 0));
     else
         share();
-    free(front.calls);
-    free(front.free);
-    free(front.done);
+    free_calls();
     return 0;
 }
