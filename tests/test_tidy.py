@@ -340,7 +340,7 @@ def texts() -> list[Path]:
     endings = {".py", ".pyi", ".c", ".h", ".cdef", ".md", ".toml", ".pml", ".sh"}
     folders = ("rings", "daemons", "tests", "bench", "examples", "docs")
     inside = [path for top in folders for path in (ROOT / top).rglob("*")]
-    programs = [ROOT / ".ci" / name for name in ("run", "on_debian")]
+    programs = [ROOT / ".ci" / name for name in ("run", "on_debian", "readme_command")]
     found = [*inside, *ROOT.glob("*"), *programs]
     return sorted(
         path
