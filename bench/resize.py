@@ -17,7 +17,7 @@ import json
 import time
 from array import array
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -116,7 +116,7 @@ def window(
         told = thread.submit(asked, disk, device.depth, now, from_ns, until_ns)
         time.sleep(SETTLE_S + seconds / 2)
         took_s = replaced(disk, slots) if slots else 0.0
-        counts = result(told)
+        counts = told.result(PATIENCE_S)
     return Window(counts["measured"], counts["gap_max_ns"] / 1e9, took_s)
 
 
@@ -133,11 +133,6 @@ def asked(
         until_ns=until_ns,
         counts=counts,
     )
-
-
-def result(told: Future[dict[str, int]]) -> dict[str, int]:
-    """Return what a load counted."""
-    return told.result(PATIENCE_S)
 
 
 def replaced(disk: Block, slots: int) -> float:

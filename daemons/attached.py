@@ -11,9 +11,8 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Final
 
-from rings import layout
+from rings import eventfds, layout
 from rings.errors import BusyError
 from rings.memory import Region
 from rings.protocol import ring_geometry, write_split
@@ -21,8 +20,6 @@ from rings.protocol import ring_geometry, write_split
 from .device import RingSpec
 from .limits import Quota, option
 from .spec import EngineLike
-
-EVENTFD_FLAGS: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,7 @@ def make_memory(shape: layout.Geometry, pid: int, held: ExitStack) -> Memory:
 
 def new_eventfd(held: ExitStack) -> int:
     """Make an eventfd that ``held`` closes."""
-    fd = os.eventfd(0, EVENTFD_FLAGS)
+    (fd,) = eventfds.create(1)
     held.callback(os.close, fd)
     return fd
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Final
 
 from rings.codec import encode
+from rings.peer import OUT_OF_FDS
 
 from .endings import error_message
 from .listener import Listener
@@ -24,7 +25,7 @@ from .loop import Loop
 
 PAUSE_S: Final = 0.1
 LASTING_S: Final = 1.0
-SHORTAGE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+SHORTAGE: Final = (*OUT_OF_FDS, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Door:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Final
 
 from rings.codec import plain_text
@@ -14,6 +13,7 @@ from rings.errors import (
     RingError,
 )
 from rings.messages import Error
+from rings.peer import OUT_OF_FDS
 
 CODES: Final[dict[type[Exception], str]] = {
     RemoteProtocolError: "protocol",
@@ -21,7 +21,6 @@ CODES: Final[dict[type[Exception], str]] = {
     BusyError: "limit",
     RegionMemoryError: "memory",
 }
-OUT_OF_FDS: Final = (errno.EMFILE, errno.ENFILE)
 MORE_FDS: Final = (
     "close sessions, or raise the daemon's RLIMIT_NOFILE (ulimit -n 4096, or "
     "LimitNOFILE=4096 in its unit)"

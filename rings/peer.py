@@ -10,6 +10,7 @@ import struct
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+OUT_OF_FDS: Final = (errno.EMFILE, errno.ENFILE)
 SO_PEERPIDFD: Final = 77  # Linux 6.5; not in the socket module of 3.11
 _CREDENTIALS: Final = struct.Struct("=iII")
 _START_TIME_FIELD: Final = 19  # counted after the command's closing parenthesis
@@ -66,7 +67,7 @@ def open_pidfd(sock: socket.socket, peer: Peer) -> int:
     try:
         return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if error.errno in OUT_OF_FDS:
             raise
         if error.errno not in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
             raise ProcessLookupError(f"{peer} is already dead") from None

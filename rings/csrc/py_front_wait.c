@@ -57,11 +57,17 @@ int front_wait_for(Front *self, bool (*done)(void *), void *arg, uint64_t deadli
     }
 }
 
-PyObject *front_wait_outcome(Front *self, int result)
+/* Whether a wait ended with an exception; it is set then. */
+static bool wait_failed(Front *self, int result)
 {
     if (result == WAIT_BROKEN)
         front_usable(self);
-    return result < 0 || result == WAIT_BROKEN ? NULL : PyBool_FromLong(result == WAIT_READY);
+    return result < 0 || result == WAIT_BROKEN;
+}
+
+PyObject *front_wait_outcome(Front *self, int result)
+{
+    return wait_failed(self, result) ? NULL : PyBool_FromLong(result == WAIT_READY);
 }
 
 bool front_answer_done(void *arg)
@@ -88,9 +94,7 @@ PyObject *front_result(Front *self, PyObject *const *args, Py_ssize_t count)
         result = front_wait_for(self, front_answer_done, answer, deadline_ns);
     }
     front_settle(self);
-    if (result == WAIT_BROKEN)
-        front_usable(self);
-    if (result < 0 || result == WAIT_BROKEN)
+    if (wait_failed(self, result))
         return NULL;
     if (result != WAIT_READY)
         return py_none();
