@@ -14,7 +14,7 @@ core = Extension(
     depends=sorted(glob("rings/csrc/*.h")),
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     extra_compile_args=[
-        "-std=gnu11", "-O2", "-g", "-fvisibility=hidden",
+        "-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-fno-plt",
         "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
         "-Wno-missing-field-initializers", "-Wno-cast-function-type",
     ],

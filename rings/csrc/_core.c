@@ -9,16 +9,11 @@
 #define SLOT_MULTIPLE_INTERPRETERS 3 /* 3.12 */
 #define PER_INTERPRETER_GIL ((void *)2)
 
-static _Atomic unsigned fork_count;
+_Atomic unsigned py_forks;
 
 static void count_fork(void)
 {
-    atomic_fetch_add(&fork_count, 1);
-}
-
-unsigned py_fork_count(void)
-{
-    return atomic_load_explicit(&fork_count, memory_order_relaxed);
+    atomic_fetch_add(&py_forks, 1);
 }
 
 PyObject *py_raise(const char *name, const char *format, ...)
@@ -64,20 +59,6 @@ int py_deadline(PyObject *timeout_s, uint64_t *deadline_ns)
     else
         *deadline_ns = now_ns() + (seconds > 0 ? (uint64_t)(seconds * 1e9) : 0);
     return 0;
-}
-
-int py_wait(const struct waiter *waiter, uint64_t deadline_ns)
-{
-    for (;;) {
-        enum wait_result result;
-        Py_BEGIN_ALLOW_THREADS
-        result = wait_once(waiter, deadline_ns);
-        Py_END_ALLOW_THREADS
-        if (result != WAIT_INTERRUPTED)
-            return result;
-        if (PyErr_CheckSignals() < 0)
-            return -1;
-    }
 }
 
 static int exec_module(PyObject *module)

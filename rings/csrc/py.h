@@ -30,10 +30,26 @@ int py_deadline(PyObject *timeout_s, uint64_t *deadline_ns);
 
 /* Wait with the GIL released, running Python's signal handlers in between.
  * WAIT_READY, WAIT_TIMED_OUT, WAIT_BROKEN or WAIT_HUNG_UP; -1 with an error set. */
-int py_wait(const struct waiter *waiter, uint64_t deadline_ns);
+static inline WAIT_INLINE int py_wait(const struct waiter *waiter, uint64_t deadline_ns)
+{
+    for (;;) {
+        enum wait_result result;
+        Py_BEGIN_ALLOW_THREADS
+        result = wait_once(waiter, deadline_ns);
+        Py_END_ALLOW_THREADS
+        if (result != WAIT_INTERRUPTED)
+            return result;
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+}
 
 /* Counts the forks this process descends from, since the module was loaded. */
-unsigned py_fork_count(void);
+extern _Atomic unsigned py_forks;
+static inline unsigned py_fork_count(void)
+{
+    return atomic_load_explicit(&py_forks, memory_order_relaxed);
+}
 
 /* Take part in barriers; false: not here, or a filter might mind.  Releases the GIL. */
 bool py_barrier_join(void);

@@ -36,9 +36,7 @@ static int join(Mpmc *self)
 int member_rejoin(Mpmc *self)
 {
     mpmc_forget(&self->member);
-    member_close_fd(&self->wake_fd[0]);
-    member_close_fd(&self->wake_fd[1]);
-    self->wake_taken[0] = self->wake_taken[1] = false;
+    member_close_wakes(self);
     self->waiting = 0;
     self->forks = py_fork_count();
     return join(self);
@@ -56,8 +54,7 @@ void member_tear_down(Mpmc *self)
         mpmc_leave(&self->member);
     else
         mpmc_forget(&self->member);
-    member_close_fd(&self->wake_fd[0]);
-    member_close_fd(&self->wake_fd[1]);
+    member_close_wakes(self);
     PyBuffer_Release(&self->memory);
     Py_CLEAR(self->ring);
 }
@@ -104,7 +101,9 @@ static int join_ring(Mpmc *self, long spin_us)
 int member_open(Mpmc *self, PyObject *ring, long spin_us)
 {
     self->closed = true;
-    self->wake_fd[0] = self->wake_fd[1] = self->member.lock_fd = -1;
+    self->member.lock_fd = -1;
+    for (int side = 0; side < 2; side++)
+        self->poll_fd[side] = self->wake_fd[side] = self->alarm[side].fd = -1;
     self->forks = py_fork_count();
     Py_INCREF(ring);
     self->ring = ring;

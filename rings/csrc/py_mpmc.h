@@ -4,6 +4,7 @@
 
 #include "py.h"
 
+#include "alarm.h"
 #include "mpmc_call.h"
 
 typedef struct {
@@ -12,7 +13,9 @@ typedef struct {
     struct spin spin[2];
     PyObject *ring;      /* rings.mpmc.Ring: keeps the eventfds */
     Py_buffer memory;    /* keeps the mapping */
-    int wake_fd[2];      /* an epoll of our own on each side's eventfd, or -1 */
+    int poll_fd[2];      /* an epoll on each side's eventfd for event loops, or -1 */
+    int wake_fd[2];      /* one more, to sleep on */
+    struct alarm alarm[2]; /* in each of these */
     bool wake_taken[2];  /* a thread of ours sleeps on it */
     int region_fd;
     unsigned forks;
@@ -34,6 +37,7 @@ int member_rejoin(Mpmc *self);
 int member_closed(void);
 void member_tear_down(Mpmc *self);
 void member_close_fd(int *fd);
+void member_close_wakes(Mpmc *self);
 /* Join the ring; `self` is zeroes.  0, or -1 with an error: then let it be deallocated. */
 int member_open(Mpmc *self, PyObject *ring, long spin_us);
 PyObject *member_lost(Mpmc *self, void *unused);

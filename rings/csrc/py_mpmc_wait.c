@@ -67,6 +67,7 @@ struct wait_for {
     const struct change *change; /* wait for this, not for a slot; or NULL */
     bool stalled;      /* it began on a slot in somebody's hands: that is no news */
     int epoll_fd;
+    struct alarm *alarm; /* in that epoll */
     uint64_t slice_ns; /* of the next sleep */
 };
 
@@ -95,17 +96,28 @@ static int64_t final_check(void *context)
     return look(wait);
 }
 
+/* What epoll_wait may take, in ms; 0: the time is up, -1: the alarm ends the slice. */
+static inline int slice_ms(const struct wait_for *wait, uint64_t deadline_ns)
+{
+    uint64_t left_ns = wait->slice_ns, now = deadline_ns == NO_DEADLINE ? 0 : now_ns();
+    if (deadline_ns < now + left_ns)
+        left_ns = deadline_ns > now ? deadline_ns - now : 0;
+    else if (alarm_within(wait->alarm, left_ns))
+        return -1;
+    return (int)((left_ns + 999999u) / 1000000u);
+}
+
 /* Sleep on our epoll, which forgets a wake-up as it tells of it; an old one costs a turn. */
 static enum wait_result sleep_woken(void *context, uint64_t deadline_ns)
 {
     struct wait_for *wait = context;
     struct epoll_event event;
-    uint64_t now = now_ns();
-    if (now >= deadline_ns)
+    int most_ms = slice_ms(wait, deadline_ns);
+    if (most_ms == 0)
         return WAIT_TIMED_OUT;
-    uint64_t left = deadline_ns - now < wait->slice_ns ? deadline_ns - now : wait->slice_ns;
-    int woken = epoll_wait(wait->epoll_fd, &event, 1, (int)((left + 999999) / 1000000));
-    if (woken == 0 && wait->slice_ns < SLEEP_MAX_NS)
+    int woken = epoll_wait(wait->epoll_fd, &event, 1, most_ms);
+    bool over = woken == 0 || (woken == 1 && alarm_rang(wait->alarm, &event));
+    if (over && wait->slice_ns < SLEEP_MAX_NS)
         wait->slice_ns *= 2;
     int64_t ready = look(wait);
     return ready != 0 ? wait_verdict(ready) : WAIT_INTERRUPTED;
@@ -115,7 +127,7 @@ static enum wait_result sleep_woken(void *context, uint64_t deadline_ns)
  * another's; so none is lost with a sleeper that dies. */
 static int open_wake_fd(int event_fd)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.fd = event_fd};
     int fd = epoll_create1(EPOLL_CLOEXEC);
     if (fd >= 0 && epoll_ctl(fd, EPOLL_CTL_ADD, event_fd, &event) < 0)
         member_close_fd(&fd);
@@ -126,23 +138,46 @@ static int open_wake_fd(int event_fd)
 
 static int member_wake_fd(Mpmc *self, enum mpmc_side side)
 {
-    if (self->wake_fd[side] < 0)
+    if (self->wake_fd[side] < 0) {
         self->wake_fd[side] = open_wake_fd(self->member.event_fd[side]);
+        if (self->wake_fd[side] >= 0)
+            alarm_open(&self->alarm[side], self->wake_fd[side]);
+    }
     return self->wake_fd[side];
 }
 
-/* One sleep, with an epoll that no other thread sleeps on. */
+/* An event loop's: it would take edges away from a thread that sleeps on the other. */
+static int member_poll_fd(Mpmc *self, enum mpmc_side side)
+{
+    if (self->poll_fd[side] < 0)
+        self->poll_fd[side] = open_wake_fd(self->member.event_fd[side]);
+    return self->poll_fd[side];
+}
+
+void member_close_wakes(Mpmc *self)
+{
+    for (int side = 0; side < 2; side++) {
+        member_close_fd(&self->poll_fd[side]);
+        member_close_fd(&self->wake_fd[side]);
+        alarm_close(&self->alarm[side]);
+        self->wake_taken[side] = false;
+    }
+}
+
+/* One sleep, with an epoll that no other thread sleeps on; one of its own has no alarm. */
 static int sleep_once(struct wait_for *wait, uint64_t deadline_ns)
 {
     Mpmc *self = wait->self;
     enum mpmc_side side = wait->side;
+    struct alarm none = {.fd = -1};
     bool shared = self->wake_taken[side];
     wait->slice_ns = SLEEP_MIN_NS;
+    wait->alarm = shared ? &none : &self->alarm[side];
     wait->epoll_fd = shared ? open_wake_fd(self->member.event_fd[side])
                             : member_wake_fd(self, side);
     if (wait->epoll_fd < 0)
         return -1;
-    struct waiter waiter = {
+    const struct waiter waiter = {
         .ring = wait,
         .look = look,
         .final_check = final_check,
@@ -177,13 +212,13 @@ int member_wait(Mpmc *self, enum mpmc_side side, enum mpmc_result result,
 {
     bool stalled = result == MPMC_STALLED;
     struct wait_for wait = {.self = self, .side = side, .stalled = stalled};
-    uint64_t now = now_ns();
-    if (now >= deadline_ns) {
+    if (is_past(deadline_ns)) {
         member_timed_out(self, side, result);
         return -1;
     }
-    uint64_t slice_ns = mpmc_slice_ns(&self->member, side, result);
-    return sleep_open(&wait, stalled ? now + slice_ns : NO_DEADLINE, deadline_ns);
+    uint64_t until_ns = stalled ? now_ns() + mpmc_slice_ns(&self->member, side, result)
+                                : NO_DEADLINE;
+    return sleep_open(&wait, until_ns, deadline_ns);
 }
 
 int member_no_room(Mpmc *self, enum mpmc_result result, uint64_t deadline_ns)
@@ -215,15 +250,15 @@ int member_wait_change(Mpmc *self, const struct change *change, uint64_t slice_n
 
 static PyObject *side_fileno(Mpmc *self, enum mpmc_side side)
 {
-    if (member_check(self) < 0 || member_wake_fd(self, side) < 0)
+    if (member_check(self) < 0 || member_poll_fd(self, side) < 0)
         return NULL;
-    return PyLong_FromLong(self->wake_fd[side]);
+    return PyLong_FromLong(self->poll_fd[side]);
 }
 
 PyObject *member_arm(Mpmc *self, enum mpmc_side side, const struct change *change)
 {
     struct wait_for wait = {.self = self, .side = side, .change = change, .stalled = true};
-    if (member_check(self) < 0 || (wait.epoll_fd = member_wake_fd(self, side)) < 0)
+    if (member_check(self) < 0 || (wait.epoll_fd = member_poll_fd(self, side)) < 0)
         return NULL;
     struct epoll_event event;
     epoll_wait(wait.epoll_fd, &event, 1, 0); /* forget what has been acted upon */

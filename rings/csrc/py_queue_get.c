@@ -161,7 +161,7 @@ PyObject *queue_get_object(Queue *self, uint64_t deadline_ns)
             return decode_frame(self, frame, length);
         if (result < 0)
             return member_raise(result);
-        if (deadline_ns == TRY_ONCE || now_ns() >= deadline_ns) {
+        if (deadline_ns == TRY_ONCE || is_past(deadline_ns)) {
             queue_raise_late(self, "Empty", MPMC_GET, result);
             return NULL;
         }

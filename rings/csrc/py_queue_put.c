@@ -14,7 +14,7 @@ struct parts {
 
 static bool is_late(const Queue *self, uint64_t deadline_ns)
 {
-    return self->mpmc.policy == POLICY_ERROR || deadline_ns == TRY_ONCE || now_ns() >= deadline_ns;
+    return self->mpmc.policy == POLICY_ERROR || deadline_ns == TRY_ONCE || is_past(deadline_ns);
 }
 
 /* 1 look again, 0 the object is dropped, -1 raised. */

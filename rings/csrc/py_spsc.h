@@ -9,6 +9,8 @@
 #define RINGS_PY_SPSC_H
 
 #include "py.h"
+
+#include "alarm.h"
 #include "spsc_latest.h"
 #include "spsc_pool.h"
 
@@ -41,8 +43,8 @@ struct py_spsc {
     int peer_pidfd;       /* of that owner, or -1 */
     int notify_fd;
     int wait_fd;
-    int sleep_fd; /* epoll: an edge of wait_fd, or peer_pidfd, or alarm_fd */
-    int alarm_fd; /* ends a sleep that has no timeout once a second, or -1 */
+    int sleep_fd; /* epoll: an edge of wait_fd, or peer_pidfd, or the alarm */
+    struct alarm alarm; /* ends a sleep that has no timeout once a second */
     atomic_bool closing; /* STOP_CLOSING, for a sleeper without the GIL */
     struct spin spin;
     struct py_spsc_view *view; /* borrowed; it holds us */
@@ -82,10 +84,9 @@ int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s);
 void spsc_raise_timeout(struct py_spsc *self);
 void spsc_forget_peer(struct py_spsc *self);
 int spsc_watch(struct py_spsc *self, int fd, uint32_t events);
-void spsc_set_alarm(struct py_spsc *self);
 void spsc_close_fd(int *fd);
 PyObject *spsc_raise_broken(struct py_spsc *self);
-void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size);
+void spsc_move_big(struct py_spsc *self, void *to, const void *from, size_t size);
 extern PyGetSetDef spsc_getset[];
 PyObject *spsc_statistics(PyObject *op, PyObject *ignored);
 PyObject *spsc_reset_watermarks(PyObject *op, PyObject *ignored);
@@ -132,6 +133,15 @@ static inline bool spsc_usable(struct py_spsc *self)
     if (__builtin_expect(self->stops == 0 && self->forks == py_fork_count(), 1))
         return true;
     return spsc_refuse(self);
+}
+
+/* Copy; without the GIL if it is much. */
+static inline void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size)
+{
+    if (__builtin_expect(size > BIG_COPY, 0))
+        spsc_move_big(self, to, from, size);
+    else
+        memcpy(to, from, size);
 }
 
 /* What every publish and release ends with. */

@@ -57,12 +57,8 @@ uint32_t spsc_refuse_length(const struct py_spsc *self, Py_ssize_t length)
 
 /* ---- without the GIL ------------------------------------------------------ */
 
-void spsc_move(struct py_spsc *self, void *to, const void *from, size_t size)
+void spsc_move_big(struct py_spsc *self, void *to, const void *from, size_t size)
 {
-    if (size <= BIG_COPY) {
-        memcpy(to, from, size);
-        return;
-    }
     self->stops |= STOP_BUSY;
     Py_BEGIN_ALLOW_THREADS
     memcpy(to, from, size);
@@ -105,7 +101,7 @@ static int keep_fds(struct py_spsc *self, int notify_fd, int wait_fd)
     self->sleep_fd = epoll_create1(EPOLL_CLOEXEC);
     if (self->notify_fd >= 0 && self->wait_fd >= 0 && self->sleep_fd >= 0 &&
         spsc_watch(self, self->wait_fd, EPOLLIN | EPOLLET) == 0) {
-        spsc_set_alarm(self);
+        alarm_open(&self->alarm, self->sleep_fd);
         return 0;
     }
     PyErr_SetFromErrno(PyExc_OSError);
@@ -163,7 +159,7 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
     const char *policy = "block";
     self->stops = STOP_CLOSED;
     self->notify_fd = self->wait_fd = self->sleep_fd = -1;
-    self->peer_pidfd = self->alarm_fd = -1;
+    self->peer_pidfd = self->alarm.fd = -1;
     self->producer = producer;
     self->forks = py_fork_count();
     void *last = producer ? (void *)&policy : (void *)&latest;
@@ -206,7 +202,7 @@ static void give_back(struct py_spsc *self)
     spsc_close_fd(&self->notify_fd);
     spsc_forget_peer(self);
     spsc_close_fd(&self->sleep_fd);
-    spsc_close_fd(&self->alarm_fd);
+    alarm_close(&self->alarm);
     spsc_close_fd(&self->wait_fd);
     if (self->region.obj != NULL)
         PyBuffer_Release(&self->region);

@@ -4,15 +4,13 @@
  * other end's owner.  The eventfd is registered for its edges: a wake-up is one system
  * call of each side, as nobody has to read the counter back to nothing.  A signal that
  * comes between look and sleep is seen when the slice is over, and what ends a slice is
- * one alarm, set again when it has rung: a timeout would set a timer and cancel it at
- * every sleep, a twelfth of a round trip on one core.  What is left
- * of a timeout below EDGE_LEAST_MS goes to ppoll, which counts nanoseconds.  While
- * there is no owner to watch, or it never sleeps, it looks again every ABSENT_SLICE_NS.
+ * an alarm (alarm.h).  What is left of a timeout below EDGE_LEAST_MS goes to ppoll,
+ * which counts nanoseconds.  While there is no owner to watch, or it never sleeps, it
+ * looks again every ABSENT_SLICE_NS.
  */
 #include "py_spsc.h"
 
 #include <sys/epoll.h>
-#include <sys/timerfd.h>
 
 #define ABSENT_SLICE_NS 100000000u
 enum { EDGE_LEAST_MS = 10 };
@@ -35,25 +33,8 @@ int spsc_watch(struct py_spsc *self, int fd, uint32_t events)
     return epoll_ctl(self->sleep_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
-/* An alarm that goes off once a slice; reading it sets it again.  Without it (a filter
- * may refuse) each sleep has a timer of its own. */
-void spsc_set_alarm(struct py_spsc *self)
+static __attribute__((cold)) void meet_another(struct py_spsc *self, uint64_t owner)
 {
-    struct timespec slice = {.tv_sec = WAIT_SLICE_NS / 1000000000u};
-    struct itimerspec every = {.it_interval = slice, .it_value = slice};
-    self->alarm_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (self->alarm_fd >= 0 && timerfd_settime(self->alarm_fd, 0, &every, NULL) == 0 &&
-        spsc_watch(self, self->alarm_fd, EPOLLIN) == 0)
-        return;
-    spsc_close_fd(&self->alarm_fd);
-}
-
-/* Learn who holds the other end now, if that has changed. */
-static void meet_peer(struct py_spsc *self)
-{
-    uint64_t owner = atomic_load(&self->theirs->owner);
-    if (owner == self->peer)
-        return;
     spsc_forget_peer(self);
     self->peer = owner;
     if (!owner_is_process(owner)) {
@@ -65,6 +46,14 @@ static void meet_peer(struct py_spsc *self)
     self->peer_pidfd = pidfd < 0 ? -1 : pidfd;
     if (pidfd >= 0)
         spsc_watch(self, pidfd, EPOLLIN);
+}
+
+/* Learn who holds the other end now, if that has changed. */
+static inline void meet_peer(struct py_spsc *self)
+{
+    uint64_t owner = atomic_load(&self->theirs->owner);
+    if (__builtin_expect(owner != self->peer, 0))
+        meet_another(self, owner);
 }
 
 /* Look at the other end's owner once more, the one we cannot be told about included. */
@@ -109,7 +98,7 @@ void spsc_raise_timeout(struct py_spsc *self)
 
 /* ---- sleeping ------------------------------------------------------------- */
 
-static int64_t units_there(struct py_spsc *self)
+static inline int64_t units_there(struct py_spsc *self)
 {
     if (self->producer)
         return spsc_message_fits(&self->end, self->end.index, self->want, self->want_length);
@@ -117,7 +106,7 @@ static int64_t units_there(struct py_spsc *self)
     return units < 0 ? -1 : units >= self->want;
 }
 
-static bool disturbed(struct py_spsc *self)
+static inline bool disturbed(struct py_spsc *self)
 {
     return atomic_load_explicit(&self->closing, memory_order_relaxed) ||
            atomic_load_explicit(&self->theirs->owner, memory_order_acquire) != self->peer;
@@ -148,12 +137,12 @@ static enum wait_result sleep_exactly(struct py_spsc *self, uint64_t deadline_ns
 }
 
 /* What epoll_wait may take, in ms; -1: the alarm ends the slice. */
-static int slice_ms(const struct py_spsc *self, uint64_t deadline_ns)
+static inline int slice_ms(struct py_spsc *self, uint64_t deadline_ns)
 {
     uint64_t left_ns = WAIT_SLICE_NS, now = deadline_ns == NO_DEADLINE ? 0 : now_ns();
     if (deadline_ns < now + left_ns)
         left_ns = deadline_ns > now ? deadline_ns - now : 0;
-    else if (self->alarm_fd >= 0)
+    else if (alarm_within(&self->alarm, WAIT_SLICE_NS))
         return -1;
     return (int)(left_ns / 1000000u);
 }
@@ -168,37 +157,52 @@ static enum wait_result sleep_until_edge(void *ring, uint64_t deadline_ns)
     int n = epoll_wait(self->sleep_fd, &event, 1, most_ms);
     if (n < 0)
         return WAIT_INTERRUPTED;
-    if (n == 1 && event.data.fd == self->alarm_fd)
-        event_drain(self->alarm_fd);
+    bool rang = n == 1 && alarm_rang(&self->alarm, &event);
     int64_t ready = look(ring);
     if (ready != 0)
         return wait_verdict(ready);
-    return n == 1 && event.data.fd == self->peer_pidfd ? WAIT_HUNG_UP : WAIT_INTERRUPTED;
+    return n == 1 && !rang && event.data.fd == self->peer_pidfd ? WAIT_HUNG_UP : WAIT_INTERRUPTED;
 }
 
-static int sleep_on(struct py_spsc *self, const struct waiter *waiter, uint64_t deadline_ns)
+static inline WAIT_INLINE int sleep_on(struct py_spsc *self, const struct waiter *waiter,
+                                       uint64_t deadline_ns)
 {
     self->stops |= STOP_BUSY;
     int result = py_wait(waiter, deadline_ns);
     self->stops &= ~STOP_BUSY;
-    if (self->stops == 0)
+    if (__builtin_expect(self->stops == 0, 1))
         return result;
     if (!PyErr_Occurred())
         spsc_refuse(self);
     return -1;
 }
 
-static int sleep_slice(struct py_spsc *self, uint64_t deadline_ns)
+static uint64_t sooner(uint64_t deadline_ns, uint64_t slice_ns)
 {
-    struct waiter waiter = {.ring = self, .look = look, .final_check = announce,
-                            .sleep = sleep_until_edge, .spin = &self->spin,
-                            .event_fd = self->wait_fd, .hangup_fd = self->peer_pidfd};
-    if (self->peer_pidfd >= 0 && self->spin.max_ns != SPIN_FOREVER)
-        return sleep_on(self, &waiter, deadline_ns);
-    uint64_t slice = now_ns() + ABSENT_SLICE_NS;
-    return sleep_on(self, &waiter, slice > deadline_ns ? deadline_ns : slice);
+    uint64_t slice = now_ns() + slice_ns;
+    return slice < deadline_ns ? slice : deadline_ns;
 }
 
+static int sleep_slice(struct py_spsc *self, uint64_t deadline_ns)
+{
+    const struct waiter waiter = {.ring = self, .look = look, .final_check = announce,
+                                  .sleep = sleep_until_edge, .spin = &self->spin,
+                                  .event_fd = self->wait_fd, .hangup_fd = self->peer_pidfd};
+    if (self->peer_pidfd < 0 || self->spin.max_ns == SPIN_FOREVER)
+        deadline_ns = sooner(deadline_ns, ABSENT_SLICE_NS);
+    return sleep_on(self, &waiter, deadline_ns);
+}
+
+/* 1 there, -1 with an exception, 0 neither. */
+static int look_and_say(struct py_spsc *self)
+{
+    int64_t there = units_there(self);
+    if (there < 0)
+        spsc_raise_broken(self);
+    return there < 0 ? -1 : there > 0;
+}
+
+/* The caller has looked, and wait_once looks before it sleeps. */
 int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
 {
     uint64_t deadline_ns;
@@ -208,20 +212,19 @@ int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
     self->waited++;
     for (;;) {
         meet_peer(self);
-        int64_t there = units_there(self);
-        if (there < 0)
-            return spsc_raise_broken(self), -1;
-        if (there > 0)
-            return 1;
-        if (self->peer_state == PEER_CLOSED || self->peer_state == PEER_DEAD)
-            return raise_gone(self);
-        int result = sleep_slice(self, deadline_ns);
+        bool gone = self->peer_state == PEER_CLOSED || self->peer_state == PEER_DEAD;
+        int result = gone ? WAIT_READY : sleep_slice(self, deadline_ns);
         if (result < 0)
             return -1;
         if (result == WAIT_HUNG_UP || result == WAIT_TIMED_OUT)
             check_peer(self);
+        int there = look_and_say(self);
+        if (there != 0)
+            return there;
+        if (gone)
+            return raise_gone(self);
         if (result == WAIT_TIMED_OUT && now_ns() >= deadline_ns)
-            return units_there(self) > 0;
+            return 0;
     }
 }
 
@@ -233,10 +236,9 @@ static int64_t look_peer(void *ring)
 /* Sleep until another owner takes the other end, a slice is over or the time is. */
 static int sleep_for_peer(struct py_spsc *self, uint64_t deadline_ns)
 {
-    struct waiter waiter = {.ring = self, .look = look_peer, .final_check = look_peer,
-                            .event_fd = self->wait_fd, .hangup_fd = -1};
-    uint64_t slice = now_ns() + ABSENT_SLICE_NS;
-    return sleep_on(self, &waiter, slice > deadline_ns ? deadline_ns : slice);
+    const struct waiter waiter = {.ring = self, .look = look_peer, .final_check = look_peer,
+                                  .event_fd = self->wait_fd, .hangup_fd = -1};
+    return sleep_on(self, &waiter, sooner(deadline_ns, ABSENT_SLICE_NS));
 }
 
 PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)

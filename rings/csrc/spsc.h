@@ -261,14 +261,18 @@ static inline void spsc_nap(struct spsc_end *end, shared_u32 *wish)
     spsc_wish(end, wish);
 }
 
-/* Called when the peer's index is looked at: one who no longer sleeps naps no more. */
 static inline __attribute__((cold))
-void spsc_stir(struct spsc_end *end, shared_u32 *wish)
+void spsc_nap_no_more(struct spsc_end *end, shared_u32 *wish)
 {
-    if (!end->heavy || !spsc_worth(end))
-        return;
     end->naps = 0;
     spsc_wish(end, wish);
+}
+
+/* Called when the peer's index is looked at: one who no longer sleeps naps no more. */
+static inline void spsc_stir(struct spsc_end *end, shared_u32 *wish)
+{
+    if (__builtin_expect(end->naps >= SPSC_NAPS, 0) && end->heavy && spsc_worth(end))
+        spsc_nap_no_more(end, wish);
 }
 
 /* Having announced: what the peer published without a barrier is there to see. */
@@ -313,8 +317,7 @@ static inline int64_t spsc_room(struct spsc_end *end, uint32_t want)
         return -1;
     }
     end->seen = cons;
-    if (__builtin_expect(end->naps >= SPSC_NAPS, 0))
-        spsc_stir(end, &end->header->cons_wish);
+    spsc_stir(end, &end->header->cons_wish);
     spsc_note_depth(end, end->index - cons);
     return end->units - (end->index - cons);
 }
@@ -371,8 +374,7 @@ static inline int64_t spsc_ready(struct spsc_end *end, uint32_t want)
         return -1;
     }
     end->seen = prod;
-    if (__builtin_expect(end->naps >= SPSC_NAPS, 0))
-        spsc_stir(end, &end->header->prod_wish);
+    spsc_stir(end, &end->header->prod_wish);
     spsc_note_depth(end, now_ready);
     return now_ready;
 }

@@ -29,6 +29,10 @@ enum { SPIN_MISSES = 4, SPIN_SKIP = 64, SPIN_LOOKS = 16 };
 #define WAIT_SLICE_NS 1000000000u /* a signal between look and sleep waits this long */
 #define BUSY_SLICE_NS 10000000u   /* and between two looks at hangup_fd when never asleep */
 
+/* Inlined where a ring waits, so that its own look is, too: after a sleep each call
+ * through a pointer is a jump that the processor has forgotten. */
+#define WAIT_INLINE __attribute__((always_inline))
+
 struct spin {
     uint64_t max_ns; /* 0: never spin */
     uint32_t misses;
@@ -53,6 +57,11 @@ struct waiter {
     int event_fd;                       /* the peer writes it (eventfd, non-blocking) */
     int hangup_fd;                      /* socket or pidfd of the peer, or -1 */
 };
+
+static inline bool is_past(uint64_t deadline_ns)
+{
+    return deadline_ns != NO_DEADLINE && now_ns() >= deadline_ns;
+}
 
 static inline enum wait_result wait_verdict(int64_t ready)
 {
@@ -148,7 +157,8 @@ static inline enum wait_result wait_busy(const struct waiter *waiter, uint64_t d
 }
 
 /* Wait until `look` finds something.  Call again on WAIT_INTERRUPTED. */
-static inline enum wait_result wait_once(const struct waiter *waiter, uint64_t deadline_ns)
+static inline WAIT_INLINE
+enum wait_result wait_once(const struct waiter *waiter, uint64_t deadline_ns)
 {
     int64_t ready = waiter->look(waiter->ring);
     if (ready == 0 && spin_allowed(waiter->spin))
