@@ -20,7 +20,8 @@ the pool when the message is taken or its view released.
 ``peek`` wait (``timeout=None``: for ever) and end with TimeoutError;
 ``put_many``, ``get_many`` and ``get_into`` do what they can at once, and wait for
 a first message only if given a timeout.  A message is visible to the consumer
-when put returns; a batch, all at once.
+when put returns; a batch, all at once.  Who waits for room is told once an eighth
+of the ring is free, and until then looks every 50 ms and less and less often.
 
 **When an end dies.**  Its process held the end by pid and start time; whoever
 finds that process dead (never one that is merely stopped) may take the end over.

@@ -63,6 +63,17 @@ def test_killed_at_every_store(build, start):
     assert counts["tombstones"] <= counts["recovered"]
 
 
+def test_two_join_at_once_where_all_members_are_dead(build):
+    """The second found the table full, and then nobody left to bury."""
+    assert run_rig(build("full_table", PLAIN))["deaths"] == 256
+
+
+def test_control_who_buries_nobody_does_not_try_again(build):
+    gives_up = ("mpmc_call.h", "    owner_recover_all(", "    if (owner_recover_all(")
+    first_only = ("mpmc_call.h", "lock_fd);\n    if (o", "lock_fd) &&\n        o")
+    run_rig(build("full_table", PLAIN, (gives_up, first_only)), status=9)
+
+
 def test_control_without_recovery_the_fault_rig_sticks(build):
     assert run_rig(build("fault", PLAIN), 1_000, 0, 7, 0, status=2)["stuck"]
 

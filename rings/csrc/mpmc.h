@@ -31,7 +31,9 @@
  * (frees) looks at `sleeps` afterwards and notifies if it changed since that member's
  * last notification.  Nothing is ever cleared, so nothing is owed by a waiter that
  * dies.  What a producer owes that dies between publish and notify is paid by the
- * next one, or by the sleepers' own looks, which get rare (mpmc_call.h).
+ * next one, or by the sleepers' own looks, which get rare (mpmc_call.h).  A producer
+ * that waits for room is not told of each free slot, or it would sleep again after one
+ * message: only once `few` are free.  Till then it has its own looks as well.
  *
  * Runs.  Of a batch each message is complete before the next is begun, so a death
  * leaves one slot in hand.  Nobody but its owner, or a survivor of it, changes a word
@@ -59,6 +61,7 @@ enum {
     MPMC_MAX_SLOTS = 1 << 20,
     MPMC_MAX_SLOT_SIZE = 1 << 24,
     MPMC_OWNERS = 256,
+    MPMC_FEW = 256,
     MPMC_LIMIT_OFFSET = 80,
     MPMC_HEADER_OFFSET = 4096,
     MPMC_SLOTS_OFFSET = MPMC_HEADER_OFFSET + 8 * 4096,
@@ -142,6 +145,7 @@ struct mpmc {
     uint32_t nr_slots;
     uint32_t slot_size;
     uint32_t limit;         /* messages it may hold, at most nr_slots */
+    uint32_t few;           /* of them must be missing for a sleeping producer to be told */
     size_t stride;
     uint32_t owner;         /* 1..MPMC_OWNERS; 0: not a member */
     uint64_t owner_word;    /* what our entry says */
@@ -221,6 +225,12 @@ static inline uint32_t mpmc_limit(const void *base, uint32_t nr_slots)
     return limit == 0 || limit > nr_slots ? nr_slots : limit;
 }
 
+/* An eighth of the ring, from one message to MPMC_FEW. */
+static inline uint32_t mpmc_few(uint32_t limit)
+{
+    return limit < 16 ? 1 : limit / 8 < MPMC_FEW ? limit / 8 : MPMC_FEW;
+}
+
 /* Bind to the region at `base`.  False if the numbers do not fit it. */
 static inline bool mpmc_bind(struct mpmc *ring, void *base, size_t size, uint32_t nr_slots,
                              uint32_t slot_size)
@@ -236,6 +246,7 @@ static inline bool mpmc_bind(struct mpmc *ring, void *base, size_t size, uint32_
     ring->nr_slots = nr_slots;
     ring->slot_size = slot_size;
     ring->limit = mpmc_limit(base, nr_slots);
+    ring->few = mpmc_few(ring->limit);
     ring->stride = mpmc_stride(slot_size);
     return true;
 }
@@ -279,6 +290,25 @@ static inline bool mpmc_must_notify(struct mpmc *ring, enum mpmc_side side)
     if (sleeps == ring->notified[side])
         return false;
     ring->notified[side] = sleeps;
+    return true;
+}
+
+/* True if there is room for a few; all below `freed` has been taken, or will be soon.
+ * Whoever frees has advanced cons before, so the last who does sees all who did. */
+static inline bool mpmc_roomy(const struct mpmc *ring, uint64_t freed)
+{
+    uint64_t prod = mpmc_index(ring, MPMC_PUT), cons = mpmc_index(ring, MPMC_GET);
+    int64_t most = (int64_t)(ring->limit - ring->few);
+    return (int64_t)(prod - cons) <= most || (int64_t)(prod - freed) <= most;
+}
+
+/* The same for producers that sleep, but not before they can go on for a while. */
+static inline bool mpmc_must_notify_room(struct mpmc *ring, uint64_t freed)
+{
+    uint64_t sleeps = load64_seq_cst(&ring->header->side[MPMC_PUT].sleeps);
+    if (sleeps == ring->notified[MPMC_PUT] || !mpmc_roomy(ring, freed))
+        return false;
+    ring->notified[MPMC_PUT] = sleeps;
     return true;
 }
 

@@ -53,10 +53,23 @@ static inline void mpmc_notify_sleepers(struct mpmc_member *member, enum mpmc_si
         mpmc_notify(member->event_fd[side]);
 }
 
+/* All below `freed` has been taken, or will be soon. */
+static inline void mpmc_notify_room(struct mpmc_member *member, uint64_t freed)
+{
+    if (mpmc_must_notify_room(&member->ring, freed) && member->event_fd[MPMC_PUT] >= 0)
+        mpmc_notify(member->event_fd[MPMC_PUT]);
+}
+
 static inline void mpmc_count(struct mpmc_member *member, enum mpmc_side side, uint64_t more)
 {
     struct mpmc_owner *entry = owner_entry(&member->ring, member->ring.owner);
     count64(side == MPMC_PUT ? &entry->messages_put : &entry->messages_got, more);
+}
+
+static inline void mpmc_done_alone(struct mpmc_member *member, enum mpmc_side side, uint64_t at)
+{
+    mpmc_advance(&member->ring, side, at + 1);
+    mpmc_count(member, side, 1);
 }
 
 /* ---- one message ---------------------------------------------------------------- */
@@ -130,15 +143,16 @@ mpmc_copy_at(struct mpmc_member *member, struct mpmc_slot *slot, uint64_t at, vo
     return true;
 }
 
-static inline bool mpmc_get_at(struct mpmc_member *member, uint64_t at, void *out,
-                               uint32_t length)
+static inline bool mpmc_get_alone(struct mpmc_member *member, uint64_t at, void *out,
+                                  uint32_t length)
 {
     struct mpmc_slot *slot = mpmc_slot(&member->ring, at);
     if (!mpmc_copy_at(member, slot, at, out, length))
         return false;
     mpmc_free(&member->ring, slot, at);
     FAULT(7);
-    mpmc_notify_sleepers(member, MPMC_PUT);
+    mpmc_done_alone(member, MPMC_GET, at);
+    mpmc_notify_room(member, at + 1);
     return true;
 }
 
@@ -194,7 +208,7 @@ static inline bool mpmc_run_get(struct mpmc_member *member, struct run *run, voi
     mpmc_free_in_run(&member->ring, slot, run->at);
     FAULT(7);
     mpmc_run_goes_on(run);
-    mpmc_notify_sleepers(member, MPMC_PUT);
+    mpmc_notify_room(member, run->at);
     return true;
 }
 
@@ -206,17 +220,14 @@ static inline void mpmc_run_end(struct mpmc_member *member, enum mpmc_side side,
     if (run->done == 0)
         return;
     mpmc_run_over(&member->ring, run->last);
-    mpmc_notify_sleepers(member, side == MPMC_PUT ? MPMC_GET : MPMC_PUT);
+    if (side == MPMC_PUT)
+        mpmc_notify_sleepers(member, MPMC_GET);
+    else
+        mpmc_notify_room(member, run->at);
     mpmc_count(member, side, run->done);
 }
 
 /* ---- single calls ---------------------------------------------------------------- */
-
-static inline void mpmc_done_alone(struct mpmc_member *member, enum mpmc_side side, uint64_t at)
-{
-    mpmc_advance(&member->ring, side, at + 1);
-    mpmc_count(member, side, 1);
-}
 
 /* Where a call that would block stopped is in `*at`. */
 static inline enum mpmc_result mpmc_put(struct mpmc_member *member, uint64_t *at,
@@ -227,15 +238,6 @@ static inline enum mpmc_result mpmc_put(struct mpmc_member *member, uint64_t *at
     if (result == MPMC_OK)
         mpmc_done_alone(member, MPMC_PUT, *at);
     return result;
-}
-
-static inline bool mpmc_get_alone(struct mpmc_member *member, uint64_t at, void *out,
-                                  uint32_t length)
-{
-    if (!mpmc_get_at(member, at, out, length))
-        return false;
-    mpmc_done_alone(member, MPMC_GET, at);
-    return true;
 }
 
 /* `out` holds slot_size bytes. */
@@ -323,8 +325,8 @@ static inline bool mpmc_drop_at(struct mpmc_member *member, uint64_t at, uint32_
     owner_count_drop(lost, at);
     FAULT(14);
     mpmc_free_condemned(ring, at);
-    mpmc_notify_sleepers(member, MPMC_PUT);
     mpmc_advance(ring, MPMC_GET, at + 1);
+    mpmc_notify_room(member, at + 1);
     return true;
 }
 
@@ -386,12 +388,13 @@ static inline enum mpmc_result mpmc_get_unstalling(struct mpmc_member *member, u
     return result;
 }
 
-/* How long to wait before the next try: not long while somebody works on the slot. */
+/* How long to wait before the next try: not long while somebody works on the slot, nor
+ * for room, of which nobody may tell. */
 static inline uint64_t mpmc_slice_ns(const struct mpmc_member *member, enum mpmc_side side,
                                      enum mpmc_result result)
 {
     if (result != MPMC_STALLED)
-        return SLEEP_MAX_NS;
+        return side == MPMC_PUT && member->ring.few > 1 ? SLEEP_MIN_NS : SLEEP_MAX_NS;
     return mpmc_stall_age(&member->stall[side], now_ns());
 }
 
@@ -411,8 +414,10 @@ static inline bool mpmc_join(struct mpmc_member *member, int region_fd)
     member->lock_fd = mpmc_open_lock(region_fd);
     if (owner_join(&member->ring, &member->self, member->lock_fd))
         return true;
-    if (owner_recover_all(&member->ring, &member->self, member->lock_fd) &&
-        owner_join(&member->ring, &member->self, member->lock_fd))
+    FAULT(0);
+    /* Whoever frees the entries of the dead, we or another that joins: try again. */
+    owner_recover_all(&member->ring, &member->self, member->lock_fd);
+    if (owner_join(&member->ring, &member->self, member->lock_fd))
         return true;
     if (member->lock_fd >= 0)
         close(member->lock_fd);

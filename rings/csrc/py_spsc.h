@@ -23,6 +23,7 @@ enum {
 };
 enum peer { PEER_ABSENT, PEER_ALIVE, PEER_CLOSED, PEER_DEAD };
 enum { BIG_COPY = 64 * 1024 };
+enum { FEW_SLOTS = 256, FEW_RECORD_UNITS = 2048 }; /* and at most an eighth of the ring */
 
 struct py_spsc_view;
 
@@ -46,6 +47,8 @@ struct py_spsc {
     int sleep_fd; /* epoll: an edge of wait_fd, or peer_pidfd, or the alarm */
     struct alarm alarm; /* ends a sleep that has no timeout once a second */
     atomic_bool closing; /* STOP_CLOSING, for a sleeper without the GIL */
+    uint32_t few;        /* a producer's: units that are worth to be told of */
+    uint64_t slice_ns;   /* of the sleep that goes on */
     struct spin spin;
     struct py_spsc_view *view; /* borrowed; it holds us */
     struct spsc_loans *loans;  /* of the producer of a ring with a pool */

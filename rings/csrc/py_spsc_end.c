@@ -150,6 +150,12 @@ static int recall_loans(struct py_spsc *self)
     return -1;
 }
 
+static uint32_t few_units(const struct spsc_end *end)
+{
+    uint32_t eighth = end->units / 8, most = end->records ? FEW_RECORD_UNITS : FEW_SLOTS;
+    return eighth < most ? eighth : most;
+}
+
 int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool producer)
 {
     static char *names[] = {"buffer", "notify_fd", "wait_fd", "spin_us", "policy", NULL};
@@ -176,6 +182,8 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
     if (py_policy(policy, false, &self->policy) < 0 || choose_spin(&self->spin, spin_us) < 0 ||
         keep_fds(self, notify_fd, wait_fd) < 0 || take_end(self) < 0 || recall_loans(self) < 0)
         return -1;
+    if (producer)
+        self->few = few_units(&self->end);
     self->stops = 0;
     notify(self);
     return 0;

@@ -4,7 +4,9 @@
  * other end's owner.  The eventfd is registered for its edges: a wake-up is one system
  * call of each side, as nobody has to read the counter back to nothing.  A signal that
  * comes between look and sleep is seen when the slice is over, and what ends a slice is
- * an alarm (alarm.h).  What is left of a timeout below EDGE_LEAST_MS goes to ppoll,
+ * an alarm (alarm.h).  A producer is not told of each free slot, or it would sleep again
+ * after one message: only once `few` are free.  Till then it looks every ROOM_SLICE_NS,
+ * and less often the longer it waits.  What is left of a timeout below EDGE_LEAST_MS goes to ppoll,
  * which counts nanoseconds.  While there is no owner to watch, or it never sleeps, it
  * looks again every ABSENT_SLICE_NS.
  */
@@ -13,6 +15,7 @@
 #include <sys/epoll.h>
 
 #define ABSENT_SLICE_NS 100000000u
+#define ROOM_SLICE_NS 50000000u /* then doubling up to WAIT_SLICE_NS */
 enum { EDGE_LEAST_MS = 10 };
 
 /* ---- the peer ------------------------------------------------------------- */
@@ -118,15 +121,21 @@ static int64_t look(void *ring)
     return there != 0 ? there : disturbed(ring);
 }
 
-static int64_t announce(void *ring)
+static inline int64_t announce_for(struct py_spsc *self, uint32_t few)
 {
-    struct py_spsc *self = ring;
     self->end.heavy = self->end.heavy && py_barrier_may();
-    int64_t there = self->producer ? spsc_await_fit(&self->end, self->want, self->want_length)
-                                   : spsc_await_message(&self->end);
+    int64_t there = self->producer
+                        ? spsc_await_fit(&self->end, self->want, self->want_length, few)
+                        : spsc_await_message(&self->end);
     if (there < 0)
         return -1;
     return there >= (self->producer ? 1 : self->want) || disturbed(self);
+}
+
+static int64_t announce(void *ring)
+{
+    struct py_spsc *self = ring;
+    return announce_for(self, self->few);
 }
 
 static enum wait_result sleep_exactly(struct py_spsc *self, uint64_t deadline_ns)
@@ -139,10 +148,10 @@ static enum wait_result sleep_exactly(struct py_spsc *self, uint64_t deadline_ns
 /* What epoll_wait may take, in ms; -1: the alarm ends the slice. */
 static inline int slice_ms(struct py_spsc *self, uint64_t deadline_ns)
 {
-    uint64_t left_ns = WAIT_SLICE_NS, now = deadline_ns == NO_DEADLINE ? 0 : now_ns();
+    uint64_t left_ns = self->slice_ns, now = deadline_ns == NO_DEADLINE ? 0 : now_ns();
     if (deadline_ns < now + left_ns)
         left_ns = deadline_ns > now ? deadline_ns - now : 0;
-    else if (alarm_within(&self->alarm, WAIT_SLICE_NS))
+    else if (alarm_within(&self->alarm, left_ns))
         return -1;
     return (int)(left_ns / 1000000u);
 }
@@ -158,6 +167,8 @@ static enum wait_result sleep_until_edge(void *ring, uint64_t deadline_ns)
     if (n < 0)
         return WAIT_INTERRUPTED;
     bool rang = n == 1 && alarm_rang(&self->alarm, &event);
+    if (rang && self->slice_ns < WAIT_SLICE_NS)
+        self->slice_ns *= 2;
     int64_t ready = look(ring);
     if (ready != 0)
         return wait_verdict(ready);
@@ -209,6 +220,7 @@ int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
     if (py_deadline(timeout_s, &deadline_ns) < 0)
         return -1;
     self->want = want;
+    self->slice_ns = self->few > want ? ROOM_SLICE_NS : WAIT_SLICE_NS;
     self->waited++;
     for (;;) {
         meet_peer(self);
@@ -270,7 +282,7 @@ PyObject *spsc_arm(PyObject *op, PyObject *ignored)
         return NULL;
     self->want = 1;
     check_peer(self);
-    int64_t ready = announce(self);
+    int64_t ready = announce_for(self, 0);
     if (ready < 0)
         return spsc_raise_broken(self);
     return PyBool_FromLong(ready > 0 || self->peer_state >= PEER_CLOSED);

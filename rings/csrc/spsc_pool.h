@@ -181,11 +181,13 @@ static inline uint32_t spsc_message_awaited(struct spsc_end *end, uint32_t units
     return end->index - after < end->index - awaited ? after : awaited;
 }
 
-/* Ask to be told when a message fits, and look once more: 1, 0, or -1 if broken. */
-static inline int spsc_await_fit(struct spsc_end *end, uint32_t units, uint64_t length)
+/* Ask to be told when a message fits, and `few` units are free, or else one is told of
+ * each; and look once more: 1 it fits, 0, or -1 if broken. */
+static inline int spsc_await_fit(struct spsc_end *end, uint32_t units, uint64_t length,
+                                 uint32_t few)
 {
-    uint32_t awaited = spsc_message_awaited(end, units, length);
-    if (spsc_await_room(end, awaited - end->index + end->units) < 0)
+    uint32_t want = spsc_message_awaited(end, units, length) - end->index + end->units;
+    if (spsc_await_room(end, want > few ? want : few) < 0)
         return -1;
     return spsc_message_fits(end, end->index, units, length);
 }

@@ -49,7 +49,7 @@ static void rig_fault(int point)
         record();
     if (point == 13)
         atomic_fetch_add(&shared->condemned, 1);
-    if (fatal_count == 0 || (fatal_point != 0 && point != fatal_point))
+    if (point == 0 || fatal_count == 0 || (fatal_point != 0 && point != fatal_point))
         return;
     if (--fatal_count > 0)
         return;

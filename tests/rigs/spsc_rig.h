@@ -104,7 +104,7 @@ static int rig_fits(struct spsc_end *end, const struct batch *batch, uint32_t un
 
 static int rig_await_fit(struct spsc_end *end, const struct batch *batch, uint32_t units)
 {
-    return spsc_await_fit(end, units, end->records ? batch->length : 0);
+    return spsc_await_fit(end, units, end->records ? batch->length : 0, end->units / 8);
 }
 
 static void rig_store(struct spsc_end *end, const struct batch *batch)

@@ -62,7 +62,8 @@ static int64_t announce(void *ring)
 {
     struct side *side = ring;
     if (side->producer)
-        return spsc_await_fit(&side->end, side->want, side->length);
+        return spsc_await_fit(&side->end, side->want, side->length,
+                              next(&side->state) % (side->end.units / 8 + 1));
     return verdict(side, spsc_await_message(&side->end));
 }
 
