@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import advice, harness, image, resize, table, transfer  # noqa: E402
+from bench.__main__ import main  # noqa: E402
 from bench.channel import ONE_CORE, ONE_TO_ONE, Adapter, Receiver, Sender, Spec  # noqa: E402
 
 
@@ -103,6 +104,23 @@ def test_tables_are_plain_without_rich(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "load"
     assert lines[3].split() == ["ours", "2", "M", "2"]
+
+
+def test_saved_results_become_the_tables_of_the_docs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = report(base=[1e6, 2e6, 4e6], ours=[2e6, 4e6, 4e6], late=[1e6])
+    saved = tmp_path / "saved.json"
+    saved.write_text(json.dumps(made.as_json()))
+    assert main(["tables", str(saved), "--against", "base"]) == 0
+    assert capsys.readouterr().out == (
+        "**load**\n\n"
+        "| | messages/s | × base |\n"  # noqa: RUF001
+        "|---|---:|---:|\n"
+        "| base | 2 M (1 M–4 M) | 1.00 (1.00–1.00) |\n"  # noqa: RUF001
+        "| ours | 4 M (2 M–4 M) | 2.00 (1.00–2.00) |\n"  # noqa: RUF001
+        "| late | 1 M | - |\n\n"
+    )
 
 
 # -- a wrong transfer must not become a figure -----------------------------------
