@@ -6,9 +6,9 @@
  * comes between look and sleep is seen when the slice is over, and what ends a slice is
  * an alarm (alarm.h).  A producer is not told of each free slot, or it would sleep again
  * after one message: only once `few` are free.  Till then it looks every ROOM_SLICE_NS,
- * and less often the longer it waits.  What is left of a timeout below EDGE_LEAST_MS goes to ppoll,
- * which counts nanoseconds.  While there is no owner to watch, or it never sleeps, it
- * looks again every ABSENT_SLICE_NS.
+ * and less often the longer it waits.  What is left of a timeout below EDGE_LEAST_MS goes
+ * to ppoll, which counts nanoseconds.  While there is no owner to watch, or it never
+ * sleeps, it looks again every ABSENT_SLICE_NS.
  */
 #include "py_spsc.h"
 
