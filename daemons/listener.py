@@ -174,7 +174,7 @@ def _answers(path: str) -> bool:
 
 def _bind(path: str, mode: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    mask = os.umask(0o177)
+    mask = os.umask(0o777 & ~mode)  # and no chmod: who asks too early is not let in
     try:
         sock.bind(path)
     except BaseException:
@@ -183,8 +183,6 @@ def _bind(path: str, mode: int) -> socket.socket:
     finally:
         os.umask(mask)
     try:
-        if mode != 0o600:
-            os.chmod(path, mode)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
