@@ -33,6 +33,10 @@ class BrokenError(RingError, ConnectionError):
         self.in_flight = in_flight
 
 
+class UnreachableError(BrokenError):
+    """Nobody serves at an address just now; who asks again may find the next daemon."""
+
+
 class BusyError(RingError):
     """The thing asked for is in use: a ring's end, a grant in flight, a socket."""
 

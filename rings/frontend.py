@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from . import layout, rendezvous
 from .block import Block
 from .channel import BLOCK, Wait, parse
+from .patience import Patience
 from .rendezvous import DeviceFacts, default_address
 
 
@@ -19,14 +22,22 @@ class Connection:
         address: Path of the daemon's socket.
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 5.0,
+        patience: float = 0.0,
+    ) -> None:
         self.address = address or default_address()
         self._timeout = timeout
+        self._patience = Patience(patience)
         self.devices()
 
     def devices(self) -> tuple[DeviceFacts, ...]:
         """Ask the daemon what it serves."""
-        return tuple(rendezvous.devices(self.address, timeout=self._timeout))
+        ask = partial(rendezvous.devices, self.address)
+        return self._patience.ask(ask, self._timeout)
 
     def block(
         self,
@@ -55,6 +66,9 @@ class Connection:
                 while requests run: see docs/DEPTH.md.
             timeout: Seconds for the handshake; the connection's own by default.
 
+        A connection outlives its daemon: ask for the same device again once its
+        `Block` is broken.  With the patience of `connect` this waits for the next one.
+
         Raises:
             LookupError: The daemon has no such device.
             BusyError: A limit of the daemon is reached; the message says which.
@@ -62,7 +76,8 @@ class Connection:
             TimeoutError: It did not answer in time.
         """
         strategy = parse(wait) if isinstance(wait, str) else wait
-        session = rendezvous.open_session(
+        ask = partial(
+            rendezvous.open_session,
             self.address,
             device,
             slots=slots,
@@ -70,8 +85,8 @@ class Connection:
             data_size=data_size,
             grants=grants,
             start=start,
-            timeout=self._timeout if timeout is None else timeout,
         )
+        session = self._patience.ask(ask, self._timeout if timeout is None else timeout)
         try:
             return Block(session, spin_us=strategy.spin_us, depth=depth)
         except BaseException:
@@ -82,16 +97,23 @@ class Connection:
         return f"<Connection to {self.address}>"
 
 
-def connect(address: str | None = None, *, timeout: float = 5.0) -> Connection:
+def connect(
+    address: str | None = None, *, timeout: float = 5.0, patience: float = 0.0
+) -> Connection:
     """Find the daemon at an address.
 
     Args:
         address: Path of its socket; by default ``$RINGS_SOCKET``, else the socket
             in ``$XDG_RUNTIME_DIR/rings``.
         timeout: Seconds for this and for each handshake.
+        patience: Seconds to ask again, here and in `Connection.block`, while nobody
+            listens there, or only a daemon that shuts down.  It comes back later than
+            that only if ``timeout`` is longer.  Any other error is raised at once.
 
     Raises:
         BrokenError: No daemon listens there; the message says how to start one.
         PermissionError: It belongs to a user that this process does not trust.
+        TimeoutError: It did not answer in time, all of the patience if that is longer.
+        ValueError: That is no time to wait.
     """
-    return Connection(address, timeout=timeout)
+    return Connection(address, timeout=timeout, patience=patience)

@@ -30,6 +30,7 @@ from .errors import (
     RegionMemoryError,
     RemoteProtocolError,
     RingError,
+    UnreachableError,
 )
 from .messages import Closing, Error, Message, Unchanged
 from .peer import Peer, close_all
@@ -45,6 +46,7 @@ ERRORS: dict[str, type[Exception]] = {
     "busy": BusyError,
     "memory": RegionMemoryError,
     "version": LayoutError,
+    "late": UnreachableError,
 }
 
 
@@ -164,7 +166,7 @@ class Link:
             except BlockingIOError:  # its backlog is full
                 time.sleep(CONNECT_RETRY_S)
             except (FileNotFoundError, ConnectionRefusedError):
-                raise BrokenError(
+                raise UnreachableError(
                     f"no daemon listens on {self.address}; start one with "
                     f"`python -m daemons block --image disk.img "
                     f"--socket {self.address}`"
@@ -249,7 +251,7 @@ class Link:
         if isinstance(message, Unchanged):
             raise self._refusal(message)
         if isinstance(message, Closing):
-            raise BrokenError(f"the daemon on {self.address} is shutting down")
+            raise UnreachableError(f"the daemon on {self.address} is shutting down")
         if not isinstance(message, kind):
             raise RemoteProtocolError(
                 f"{type(message).__name__} came where {kind.__name__} was due"
@@ -283,7 +285,7 @@ class Link:
 
     def _gone(self) -> NoReturn:
         self.side.lost()
-        raise BrokenError(
+        raise UnreachableError(
             f"the daemon on {self.address} ({self.peer}) closed the connection; "
             "look into its log, or start it again"
         )

@@ -27,7 +27,7 @@ LAYERS = (
     " rings.spsc rings.broadcast_ends rings.broadcast rings.mpmc_statistics rings.mpmc",
     "rings.pickling rings.queue rings.awaiting rings.aio rings.trio",
     "rings.address rings.peer rings.messages rings.codec rings.states rings.protocol"
-    " rings.link rings.inquiry rings.reconfigure rings.rendezvous",
+    " rings.link rings.inquiry rings.reconfigure rings.rendezvous rings.patience",
     "rings.depth rings.handle rings.doubt rings.many rings.replacing rings.ranges"
     " rings.requester rings.copying rings.block rings.loading rings.frontend"
     " rings.interpreters rings.sandbox rings.forecast rings.needs rings.advice",
