@@ -10,6 +10,7 @@ import mmap
 import os
 import stat
 from contextlib import suppress
+from time import monotonic, sleep
 from typing import Final
 
 from rings.codec import NAME
@@ -23,6 +24,8 @@ BLKGETSIZE64: Final = 0x80081272
 BLKSSZGET: Final = 0x1268
 SECTOR: Final = 512
 MAX_BLOCK: Final = 4096
+LOCK_TIMEOUT_S: Final = 2.0
+LOCK_PAUSE_S: Final = 0.005
 MAX_SERVERS: Final = 1 << 20
 MAX_SERVICE_NS: Final = 3600 * 10**9
 DISTRIBUTIONS: Final = ("fixed", "exponential")
@@ -260,11 +263,24 @@ def _block_size(path: str, size: int, smallest: int, asked: int | None) -> int:
 
 
 def _lock(fd: int, path: str, read_only: bool) -> None:
+    """Lock the image, with patience for a daemon that was killed.
+
+    The kernel holds its lock until the last of its writes has ended: so none of them
+    can come after what this daemon writes, and so it takes a moment.
+    """
     kind = fcntl.LOCK_SH if read_only else fcntl.LOCK_EX
-    try:
+    give_up = monotonic() + LOCK_TIMEOUT_S
+    while not _try_lock(fd, kind):
+        if monotonic() >= give_up:
+            raise BusyError(
+                f"{path} is being served already; name it once, stop the other daemon, "
+                "or serve it --read-only from both"
+            )
+        sleep(LOCK_PAUSE_S)
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    with suppress(BlockingIOError):
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusyError(
-            f"{path} is being served already; name it once, stop the other daemon, "
-            "or serve it --read-only from both"
-        ) from None
+        return True
+    return False

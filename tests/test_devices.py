@@ -95,7 +95,10 @@ def test_read_only_image_takes_no_writes(image: Path, opened: list[Device]) -> N
         os.pwrite(opened[0].fd, b"x", 0)
 
 
-def test_writable_image_is_nobody_elses(image: Path, opened: list[Device]) -> None:
+def test_writable_image_is_nobody_elses(
+    image: Path, opened: list[Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "LOCK_TIMEOUT_S", 0.02)
     opened.append(devices.open_block("disk0", image))
     for read_only in (False, True):
         with pytest.raises(BusyError, match=str(image)):
@@ -140,6 +143,24 @@ def test_names_that_are_none(name: str, image: Path) -> None:
             make(name)
     with pytest.raises(ValueError, match="device name"):
         devices.open_block(name, image)
+
+
+def test_the_lock_of_a_killed_daemon_is_waited_for(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives it up when its last write has ended; here after three looks."""
+    looks: list[float] = []
+    with image.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def look(seconds: float) -> None:
+            looks.append(seconds)
+            if len(looks) == 3:
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(devices, "sleep", look)
+        devices.close(devices.open_block("disk0", image))
+    assert len(looks) == 3
 
 
 def test_devices_without_an_image() -> None:
