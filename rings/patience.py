@@ -19,6 +19,7 @@ from .errors import UnreachableError
 
 SHORTEST_S: Final = 0.01
 LONGEST_S: Final = 1.0
+GROWTH: Final = 1.25  # a pause is a quarter of all before it, and so is its lateness
 LAST_TRY_S: Final = 0.05
 MAX_S: Final = 1e6  # poll() takes milliseconds, in 32 bits
 
@@ -79,4 +80,4 @@ def pauses() -> Iterator[float]:
     longest = SHORTEST_S
     while True:
         yield longest * (1 - os.urandom(1)[0] / 512)  # `random` would bring hashlib
-        longest = min(2 * longest, LONGEST_S)
+        longest = min(GROWTH * longest, LONGEST_S)

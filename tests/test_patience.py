@@ -27,7 +27,7 @@ from rings.errors import (
     UnreachableError,
 )
 from rings.messages import Closing, Error, Message
-from rings.patience import LONGEST_S, SHORTEST_S, Patience
+from rings.patience import GROWTH, LONGEST_S, SHORTEST_S, Patience
 from rings.rendezvous import open_session
 
 from .interp import start_python
@@ -109,7 +109,7 @@ def test_pauses_grow_and_differ() -> None:
         for pause in (one, other):
             assert longest / 2 < pause <= longest
         differ += one != other
-        longest = min(longest * 2, LONGEST_S)
+        longest = min(longest * GROWTH, LONGEST_S)
     assert longest == LONGEST_S
     assert differ > 20
 
