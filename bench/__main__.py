@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-SUBCOMMANDS = ("block", "messages", "advice", "sizing", "resize", "tables")
+SUBCOMMANDS = ("block", "messages", "advice", "sizing", "resize", "restart", "tables")
 
 
 def main(arguments: list[str] | None = None) -> int:

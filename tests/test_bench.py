@@ -373,6 +373,27 @@ def test_resize_runs(tmp_path: Path) -> None:
         assert row["rate_per_s"] > 0
 
 
+def test_restart_runs(tmp_path: Path) -> None:
+    saved = tmp_path / "restart.json"
+    words = ["bench", "restart", "--smoke", "--json", str(saved)]
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(saved.read_text())
+    assert [(row["engine"], row["ended_by"]) for row in rows] == [
+        (engine, way)
+        for engine in ("uring", "threads", "mock")
+        for way in ("SIGKILL", "SIGTERM")
+    ]
+    for row in rows:
+        assert 0 < row["p50_told_s"] < row["p50_answered_s"] <= row["max_answered_s"]
+
+
 def test_what_a_resize_costs_is_told_by_the_windows_beside_it() -> None:
     windows = [
         resize.Window(100, 0.001, 0.0), resize.Window(90, 0.002, 0.0004),
