@@ -18,7 +18,7 @@ from rings.block import Block
 from rings.errors import BrokenError, ClosedError
 
 from .interp import run_python
-from .served import ENGINES, HANG_S, frozen, require, sessions, until
+from .served import ENGINES, HANG_S, frozen, require, ring, sessions, until
 
 SIZE = 1 << 20
 
@@ -96,6 +96,26 @@ def test_a_full_ring_is_told(daemon: daemons.Daemon, disk: Block) -> None:
         until(lambda: disk.statistics()["full"] > 0, "the ring is full")
         daemon.process.kill()
         assert len(broken(waiter, daemon.pid)) == 64
+
+
+def test_what_was_answered_before_the_end_is_not_in_doubt(
+    daemon: daemons.Daemon, disk: Block
+) -> None:
+    """Each handle tells, also when nobody has looked at its answer before."""
+    grant = disk.pool.alloc(8 * 4096)
+    handles = [
+        disk.submit_write(n * 4096, grant, at=n * 4096, length=4096) for n in range(8)
+    ]
+    until(lambda: ring(daemon.address)["responses"] == 8, "all are answered")
+    with frozen(daemon.pid):
+        late = disk.submit_write(0, grant, length=512)
+        daemon.process.kill()
+    with pytest.raises(BrokenError) as caught:
+        late.result(HANG_S)
+    assert caught.value.in_flight == ("write of 512 bytes at 0",)
+    assert not late.answered
+    assert [handle.answered for handle in handles] == [True] * 8
+    assert [handle.result() for handle in handles] == [4096] * 8
 
 
 @pytest.mark.parametrize("wait", ["spin:50", "busy"])
