@@ -8,6 +8,7 @@ import sys
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -103,13 +104,16 @@ def test_what_was_answered_before_the_end_is_not_in_doubt(
 ) -> None:
     """Each handle tells, also when nobody has looked at its answer before."""
     grant = disk.pool.alloc(8 * 4096)
-    handles = [
-        disk.submit_write(n * 4096, grant, at=n * 4096, length=4096) for n in range(8)
-    ]
-    until(lambda: ring(daemon.address)["responses"] == 8, "all are answered")
-    with frozen(daemon.pid):
-        late = disk.submit_write(0, grant, length=512)
-        daemon.process.kill()
+    with ExitStack() as held:
+        with frozen(daemon.pid):
+            handles = [
+                disk.submit_write(n * 4096, grant, at=n * 4096, length=4096)
+                for n in range(8)
+            ]
+            held.enter_context(disk.batch())  # so that it is not published
+            late = disk.submit_write(0, grant, length=512)
+        until(lambda: ring(daemon.address)["responses"] == 8, "all are answered")
+        daemon.kill()
     with pytest.raises(BrokenError) as caught:
         late.result(HANG_S)
     assert caught.value.in_flight == ("write of 512 bytes at 0",)
