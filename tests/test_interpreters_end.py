@@ -2,21 +2,16 @@
 
 CPython refuses to destroy an interpreter while a script runs in it, and waits for
 threads that `threading` started there.  So its ends come back when it is destroyed
-after its script, or they are found dead with the process.  The third way is 3.14's
-alone: a thread of `_thread` stops for good, and what it waited for stays held.
-These tests show all, each refusal, and how a wait is stopped.
+after its script, or they are found dead with the process.  These tests show both, each
+refusal, and how a wait is stopped; test_ending.py has threads of `_thread`, whose waits
+end with their interpreter.
 """
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
-from rings import spsc
-from rings.errors import BrokenError, BusyError, ShutDown
-from tests import interp_traffic as traffic
-from tests.interp import OWN_GIL, find_python, require_python, run_python, start_python
+from tests.interp import OWN_GIL, find_python, require_python, run_python
 
 HANG_S = 60
 KINDS = ("fixed", "mpmc", "broadcast")
@@ -297,88 +292,7 @@ def test_destroying_waits_for_a_thread_that_waits(python: str) -> None:
     assert run_kinds(python, THREAD, *KINDS) == ["alive", "told"] * len(KINDS)
 
 
-# ---- torn down while it waits: only together with its process ------------------
-
-DOOMED = """
-import resource
-
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-SCRIPT = '''
-import _thread, time
-there = spsc.attach(*there)
-end, producer = there.consumer(), ring.producer()
-_thread.start_new_thread(end.get, ())
-producer.put(b"s" * 64)
-time.sleep(0.2)
-'''
-ints = tuple(map(int, sys.argv[2:]))
-worker = interpreters.create()
-names = f"ring, there = spsc.attach(*{ints[:4]}), {ints[4:]}"
-worker.run("from rings import spsc; " + names + SCRIPT)
-worker.close() if sys.argv[1] == "destroy" else os.kill(os.getpid(), 9)
-print("stands", flush=True)
-time.sleep(HANG_S)
-"""
-
-
-def fill(producer: spsc.Producer, timeout_s: float = HANG_S) -> None:
-    """Put until something is raised."""
-    while True:
-        producer.put(bytes(64), timeout_s)
-
-
-def start_doomed(python: str, how: str, *rings: spsc.Ring) -> subprocess.Popen[str]:
-    """Start DOOMED with two rings; it reads from one and writes to the other."""
-    ints = [number for ring in rings for number in ring.handle()]
-    fds = [fd for ring in rings for fd in traffic.descriptors("fixed", ring)]
-    return start_python(python, PRELUDE + DOOMED, how, *ints, fds=fds)
-
-
-def stands_after_destroying(python: str) -> bool:
-    """Whether CPython stops a thread of `_thread` instead of aborting: from 3.14 on."""
-    return python == find_python("3.14")
-
-
-@pytest.mark.parametrize("how", ["destroy", "kill"])
-def test_torn_down_in_its_wait_it_takes_the_process_with_it(
-    python: str, how: str
-) -> None:
-    """CPython aborts if it must destroy an interpreter with a thread of `_thread`."""
-    if how == "destroy" and stands_after_destroying(python):
-        pytest.skip("not from 3.14 on: see the next test")
-    with spsc.create() as ring, spsc.create() as there:
-        child = start_doomed(python, how, ring, there)
-        with child, ring.consumer() as consumer, there.producer() as producer:
-            assert consumer.get(HANG_S) == b"s" * 64
-            with pytest.raises(BrokenError, match=f"pid {child.pid}.* died"):
-                consumer.get(HANG_S)
-            with pytest.raises(BrokenError, match=f"pid {child.pid}.* died"):
-                fill(producer)
-            ring.producer().close()
-            there.consumer().close()
-            assert child.wait(HANG_S) == {"destroy": -6, "kill": -9}[how]
-
-
-def test_from_314_on_only_the_end_that_was_waited_on_is_kept() -> None:
-    """The thread never returns from its wait; its end belongs to a living process."""
-    python = require_python("3.14")
-    with spsc.create() as ring, spsc.create() as there:
-        child = start_doomed(python, "destroy", ring, there)
-        with child, ring.consumer() as consumer, there.producer() as producer:
-            assert consumer.get(HANG_S) == b"s" * 64
-            with pytest.raises(ShutDown):
-                consumer.get(HANG_S)
-            assert child.stdout is not None
-            assert child.stdout.readline() == "stands\n"
-            with pytest.raises(TimeoutError, match=f"pid {child.pid} .alive"):
-                fill(producer, 0.1)
-            with pytest.raises(BusyError, match=f"pid {child.pid}, alive"):
-                there.consumer()
-            child.kill()
-            with pytest.raises(BrokenError, match=f"pid {child.pid}.* died"):
-                fill(producer)
-            there.consumer().close()
-
+# ---- nobody destroys it ---------------------------------------------------------
 
 DROPPED = """
 import gc

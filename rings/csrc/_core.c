@@ -41,6 +41,17 @@ int py_add_type(PyObject *module, PyType_Spec *spec)
     return rc;
 }
 
+int py_watch_end(PyObject *end, const char *closer)
+{
+    if (PyInterpreterState_GetID(PyInterpreterState_Get()) == 0) /* the main one */
+        return 0;
+    PyObject *module = PyImport_ImportModule("rings.ending");
+    PyObject *done = module ? PyObject_CallMethod(module, "watch", "Os", end, closer) : NULL;
+    Py_XDECREF(module);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 int py_deadline(PyObject *timeout_s, uint64_t *deadline_ns)
 {
     if (timeout_s == NULL || timeout_s == Py_None) {

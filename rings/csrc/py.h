@@ -9,6 +9,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
 #include "core.h"
 #include "wait.h"
@@ -24,6 +25,14 @@ PyObject *py_raise(const char *name, const char *format, ...);
 
 /* Make a heap type from `spec` and add it to the module. 0, or -1 with an error. */
 int py_add_type(PyObject *module, PyType_Spec *spec);
+
+/* In an interpreter that can end before its process, have `closer`, a method of `end`, called
+ * when it does: rings/ending.py.  0, or -1 with an error; then let the end be deallocated. */
+int py_watch_end(PyObject *end, const char *closer);
+
+/* The member that says where a type keeps its weak references, in a list that ends here. */
+#define PY_WEAKREFS(type, field) \
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(type, field), READONLY, NULL}, {NULL}
 
 /* Seconds (None: for ever) to a deadline on CLOCK_MONOTONIC. 0, or -1 with an error. */
 int py_deadline(PyObject *timeout_s, uint64_t *deadline_ns);

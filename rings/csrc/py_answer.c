@@ -9,8 +9,6 @@
  */
 #include "py_front.h"
 
-#include <structmember.h>
-
 /* ---- pins: of one View, or of each in a tuple ---- */
 
 static void unpin_first(PyObject *memory, Py_ssize_t count)

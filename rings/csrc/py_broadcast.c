@@ -13,6 +13,12 @@ bool end_refuse(const struct end *self)
     return false;
 }
 
+int end_watch(struct end *self)
+{
+    self->busy = true;
+    return py_watch_end((PyObject *)self, "close");
+}
+
 int end_bind(struct end *self)
 {
     if (broadcast_bind(&self->ring, self->region.buf, (uint64_t)self->region.len))
@@ -66,6 +72,8 @@ PyObject *end_get_closed(PyObject *op, void *ignored)
 void end_free(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
+    if (((struct end *)op)->weakrefs != NULL)
+        PyObject_ClearWeakRefs(op);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(op);
     Py_DECREF(type);
 }

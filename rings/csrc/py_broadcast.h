@@ -14,14 +14,17 @@ struct end {
     PyObject_HEAD
     struct broadcast ring;
     bool open;
-    bool busy; /* inside a call that may run Python */
+    bool busy; /* inside a call that may run Python, or still being made */
     unsigned forks;
     uint64_t self;
     struct owned_end *mine;
     Py_buffer region;
+    PyObject *weakrefs;
 };
 
 bool end_refuse(const struct end *self);
+/* Before anything is taken; `busy` until the end is made. */
+int end_watch(struct end *self);
 int end_bind(struct end *self);
 int end_take(struct end *self, struct owned_end *mine, const char *name);
 void end_tell(int fd);

@@ -161,12 +161,14 @@ static PyObject *new_consumer(PyTypeObject *type, PyObject *args, PyObject *kwar
     int latest;
     if (self == NULL)
         return NULL;
-    if (!PyArg_ParseTuple(args, "w*ip", &self->base.region, &self->space_fd, &latest) ||
+    if (end_watch(&self->base) < 0 ||
+        !PyArg_ParseTuple(args, "w*ip", &self->base.region, &self->space_fd, &latest) ||
         end_bind(&self->base) < 0 || take_entry(self) < 0) {
         Py_DecRef((PyObject *)self);
         return NULL;
     }
     self->latest = latest;
+    self->base.busy = false;
     return (PyObject *)self;
 }
 
@@ -201,12 +203,15 @@ static PyGetSetDef consumer_getset[] = {
     {NULL},
 };
 
+static PyMemberDef consumer_members[] = {PY_WEAKREFS(struct consumer, base.weakrefs)};
+
 static PyType_Slot consumer_slots[] = {
     {Py_tp_doc, "An end that gets; see rings/broadcast.py."},
     {Py_tp_new, new_consumer},
     {Py_tp_dealloc, dealloc_consumer},
     {Py_tp_methods, consumer_methods},
     {Py_tp_getset, consumer_getset},
+    {Py_tp_members, consumer_members},
     {0, NULL},
 };
 

@@ -162,7 +162,8 @@ static PyObject *new_producer(PyTypeObject *type, PyObject *args, PyObject *kwar
     PyObject *fds;
     if (self == NULL)
         return NULL;
-    if (!PyArg_ParseTuple(args, "w*O!", &self->base.region, &PyTuple_Type, &fds) ||
+    if (end_watch(&self->base) < 0 ||
+        !PyArg_ParseTuple(args, "w*O!", &self->base.region, &PyTuple_Type, &fds) ||
         end_bind(&self->base) < 0 || read_fds(self, fds) < 0 ||
         end_take(&self->base, &self->base.ring.header->producer, "producer") < 0) {
         Py_DecRef((PyObject *)self);
@@ -170,6 +171,7 @@ static PyObject *new_producer(PyTypeObject *type, PyObject *args, PyObject *kwar
     }
     self->state.ring = self->base.ring;
     self->state.prod = broadcast_published(&self->base.ring);
+    self->base.busy = false;
     return (PyObject *)self;
 }
 
@@ -200,12 +202,15 @@ static PyGetSetDef producer_getset[] = {
     {NULL},
 };
 
+static PyMemberDef producer_members[] = {PY_WEAKREFS(struct producer, base.weakrefs)};
+
 static PyType_Slot producer_slots[] = {
     {Py_tp_doc, "The end that puts; see rings/broadcast.py."},
     {Py_tp_new, new_producer},
     {Py_tp_dealloc, dealloc_producer},
     {Py_tp_methods, producer_methods},
     {Py_tp_getset, producer_getset},
+    {Py_tp_members, producer_members},
     {0, NULL},
 };
 

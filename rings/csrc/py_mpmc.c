@@ -98,13 +98,15 @@ static int join_ring(Mpmc *self, long spin_us)
     return join(self);
 }
 
-int member_open(Mpmc *self, PyObject *ring, long spin_us)
+int member_open(Mpmc *self, PyObject *ring, long spin_us, const char *closer)
 {
     self->closed = true;
     self->member.lock_fd = -1;
     for (int side = 0; side < 2; side++)
         self->poll_fd[side] = self->wake_fd[side] = self->alarm[side].fd = -1;
     self->forks = py_fork_count();
+    if (py_watch_end((PyObject *)self, closer) < 0)
+        return -1;
     Py_INCREF(ring);
     self->ring = ring;
     if (join_ring(self, spin_us) < 0)
@@ -127,7 +129,7 @@ static PyObject *member_make(PyTypeObject *type, const struct options *options)
     if (self == NULL)
         return NULL;
     self->latest = options->latest;
-    if (member_open(self, options->ring, options->spin_us) < 0 ||
+    if (member_open(self, options->ring, options->spin_us, "close") < 0 ||
         py_policy(options->policy, true, &self->policy) < 0) {
         Py_DECREF(self);
         return NULL;
@@ -167,6 +169,8 @@ static void member_dealloc(Mpmc *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    if (self->weakrefs != NULL)
+        PyObject_ClearWeakRefs((PyObject *)self);
     if (self->ring != NULL)
         member_tear_down(self);
     release(self);
@@ -355,6 +359,8 @@ static PyGetSetDef member_getset[] = {
     {NULL},
 };
 
+static PyMemberDef member_members[] = {PY_WEAKREFS(Mpmc, weakrefs)};
+
 #define MPMC_SPEC(kind, text)                                                               \
     static PyType_Slot kind##_slots[] = {                                                   \
         {Py_tp_doc, text},                                                                  \
@@ -362,6 +368,7 @@ static PyGetSetDef member_getset[] = {
         {Py_tp_dealloc, member_dealloc},                                                    \
         {Py_tp_methods, kind##_methods},                                                    \
         {Py_tp_getset, member_getset},                                                      \
+        {Py_tp_members, member_members},                                                    \
         {0, NULL},                                                                          \
     }
 

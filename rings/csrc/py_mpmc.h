@@ -24,6 +24,7 @@ typedef struct {
     bool latest;         /* get takes the newest and drops the others */
     uint64_t lost_before; /* by those who had our number before us */
     bool closed;
+    PyObject *weakrefs;
 } Mpmc;
 
 /* What a put waits for when it needs something else than a slot: `*word != seen`. */
@@ -38,8 +39,9 @@ int member_closed(void);
 void member_tear_down(Mpmc *self);
 void member_close_fd(int *fd);
 void member_close_wakes(Mpmc *self);
-/* Join the ring; `self` is zeroes.  0, or -1 with an error: then let it be deallocated. */
-int member_open(Mpmc *self, PyObject *ring, long spin_us);
+/* Join the ring; `self` is zeroes, `closer` the method that leaves it.  0, or -1 with an
+ * error: then let it be deallocated. */
+int member_open(Mpmc *self, PyObject *ring, long spin_us, const char *closer);
 PyObject *member_lost(Mpmc *self, void *unused);
 /* Keep the memory and the membership over a close, until member_let_go. */
 void member_hold(Mpmc *self);

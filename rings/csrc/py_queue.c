@@ -160,7 +160,7 @@ static int open_codec(Queue *self, PyObject *codec)
 
 static int open_queue(Queue *self, PyObject *ring, PyObject *pool, PyObject *codec, long spin_us)
 {
-    if (member_open(&self->mpmc, ring, spin_us) < 0)
+    if (member_open(&self->mpmc, ring, spin_us, "leave") < 0)
         return -1;
     uint32_t slot_size = self->mpmc.member.ring.slot_size;
     if (slot_size < QUEUE_MIN_SLOT || slot_size > QUEUE_MAX_SLOT) {
@@ -201,6 +201,8 @@ static void queue_dealloc(Queue *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    if (self->mpmc.weakrefs != NULL)
+        PyObject_ClearWeakRefs((PyObject *)self);
     if (self->mpmc.ring != NULL)
         member_tear_down(&self->mpmc);
     release_pool(self);
@@ -560,6 +562,8 @@ static PyGetSetDef queue_getset[] = {
     {NULL},
 };
 
+static PyMemberDef queue_members[] = {PY_WEAKREFS(Queue, mpmc.weakrefs)};
+
 static PyType_Slot queue_slots[] = {
     {Py_tp_doc, "QueueMember(ring, pool, codec, *, views=False, spin_us=0, policy='block')\n--\n\n"
                 "A member of an MPMC ring that puts and gets objects; see rings.Queue."},
@@ -567,6 +571,7 @@ static PyType_Slot queue_slots[] = {
     {Py_tp_dealloc, queue_dealloc},
     {Py_tp_methods, queue_methods},
     {Py_tp_getset, queue_getset},
+    {Py_tp_members, queue_members},
     {0, NULL},
 };
 

@@ -115,6 +115,8 @@ static PyMethodDef consumer_methods[] = {
     COMMON_METHODS,
 };
 
+static PyMemberDef members[] = {PY_WEAKREFS(struct py_spsc, weakrefs)};
+
 static PyType_Slot producer_slots[] = {
     {Py_tp_doc, "Producer(buffer, notify_fd, wait_fd, *, spin_us=0, policy='block')\n--\n\n"
                 "The end that puts.  Usually made by Ring.producer()."},
@@ -122,6 +124,7 @@ static PyType_Slot producer_slots[] = {
     {Py_tp_dealloc, spsc_dealloc},
     {Py_tp_methods, producer_methods},
     {Py_tp_getset, spsc_getset},
+    {Py_tp_members, members},
     {0, NULL},
 };
 
@@ -133,6 +136,7 @@ static PyType_Slot consumer_slots[] = {
     {Py_tp_dealloc, spsc_dealloc},
     {Py_tp_methods, consumer_methods},
     {Py_tp_getset, spsc_getset},
+    {Py_tp_members, members},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, spsc_next},
     {0, NULL},

@@ -57,6 +57,7 @@ struct py_spsc {
     bool latest;          /* the consumer gets the newest */
     uint64_t lost_before; /* at this end, by those who held it before us */
     uint64_t messages, notified, waited;
+    PyObject *weakrefs;
 };
 
 struct py_spsc_view {

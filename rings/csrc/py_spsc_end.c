@@ -168,6 +168,8 @@ int spsc_open(struct py_spsc *self, PyObject *args, PyObject *kwargs, bool produ
     self->peer_pidfd = self->alarm.fd = -1;
     self->producer = producer;
     self->forks = py_fork_count();
+    if (py_watch_end((PyObject *)self, "close") < 0)
+        return -1;
     void *last = producer ? (void *)&policy : (void *)&latest;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, producer ? "w*ii|$ds" : "w*ii|$dp",
                                      producer ? names : fewer, &self->region, &notify_fd, &wait_fd,
@@ -245,6 +247,8 @@ void spsc_dealloc(PyObject *op)
 {
     struct py_spsc *self = (struct py_spsc *)op;
     PyTypeObject *type = Py_TYPE(op);
+    if (self->weakrefs != NULL)
+        PyObject_ClearWeakRefs(op);
     give_back(self);
     PyMem_Free(self->loans);
     Py_XDECREF(self->view_type);
