@@ -9,13 +9,16 @@ that do not go when they are woken, or sleep in something that is not ours.
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
+import daemons
 from rings import spsc
 from rings.errors import BrokenError, ShutDown
 from tests import interp_traffic as traffic
 from tests.interp import OWN_GIL, find_python, require_python, run_python, start_python
+from tests.served import sessions, until
 
 HANG_S = 60
 
@@ -442,3 +445,51 @@ print("rings.ending" in sys.modules)
 def test_the_main_interpreter_ends_as_ever(version: str) -> None:
     """Nothing is remembered, and a daemon thread prints nothing as it goes."""
     assert run_python(require_python(version), MAIN).split() == ["False"]
+
+
+# ---- a session with a daemon ---------------------------------------------------
+
+SESSION = """
+worker = interpreters.create()
+worker.run(FIRST + f'''
+from rings import ending
+
+ending.PATIENCE_S = 0.5  # less than a sleep takes that nobody ends
+disk = rings.connect({sys.argv[1]!r}).block("delay0")
+
+def call():
+    try:
+        disk.read(0, 4096)
+    except BrokenError as error:
+        raise ClosedError from error
+
+begin(call)
+''')
+worker.close()
+print("stands", flush=True)
+time.sleep(HANG_S)
+"""
+
+
+def test_a_wait_for_a_device_ends_with_its_interpreter(python: str) -> None:
+    """Its session ends, while the process lives and the device has not answered."""
+    with (
+        daemons.spawn(kind="delay", servers=1, service_time="30s") as daemon,
+        start(python, SESSION, args=(daemon.address,)) as child,
+    ):
+        assert line(child) == "woken stands"
+        until(lambda: not sessions(daemon.address), "the session has ended")
+        child.kill()
+
+
+def test_a_session_that_nobody_waits_in_is_left_alone() -> None:
+    """What `atexit` was given may use it: it is closed with its objects."""
+    script = """
+disk = rings.connect(sys.argv[1]).block("null0")
+disk._requester._front.end_waits()
+print(disk.read(0, 4096) == bytes(4096))
+"""
+    with daemons.spawn(kind="null") as daemon:
+        assert run_python(sys.executable, PRELUDE + script, daemon.address).split() == [
+            "True"
+        ]

@@ -133,7 +133,7 @@ def use():
     fails(front.begin_request, front, (memory, revoked), bytes(64), False)
     fails(front.call, memory, 2, 0, 16, 0, 1, 0, 0)
     front.has_credit(), front.flush(), front.in_flight()
-    front.statistics(), front.arm()
+    front.statistics(), front.arm(), front.end_waits()
     front.result(handle, 0), fails(front.result, 1, 2)
     front.close()
     fails(front.result, 1, 2, 3), fails(make, bytes(8)), fails(make, bytearray(8), 3)

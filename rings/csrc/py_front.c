@@ -114,7 +114,8 @@ static PyObject *front_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->on_hangup = parsed.on_hangup;
     Py_IncRef(parsed.answer);
     self->answer = (PyTypeObject *)parsed.answer;
-    if (!is_answer_type(parsed.answer) || bind_ring(self, &parsed) < 0) {
+    if (!is_answer_type(parsed.answer) || bind_ring(self, &parsed) < 0 ||
+        py_watch_end((PyObject *)self, "end_waits") < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -146,6 +147,8 @@ static void front_dealloc(Front *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL)
+        PyObject_ClearWeakRefs((PyObject *)self);
     front_clear(self);
     Py_XDECREF((PyObject *)self->answer);
     if (self->gauge_view.obj != NULL)
@@ -190,6 +193,22 @@ static PyObject *front_break_(Front *self, PyObject *ignored)
     return py_none();
 }
 
+/* end_waits(): the threads that wait in here get BrokenError; without any, nothing happens. */
+static PyObject *front_end_waits(Front *self, PyObject *ignored)
+{
+    struct front *front = &self->front;
+    pthread_mutex_lock(&front->mutex);
+    bool waited = front->leading || front->followers > 0;
+    pthread_mutex_unlock(&front->mutex);
+    if (waited) {
+        uint64_t one = 1;
+        front_break(front, "the interpreter of this end is being destroyed");
+        ssize_t ignored_too = write(front->waiter.event_fd, &one, sizeof one);
+        (void)ignored_too;
+    }
+    return py_none();
+}
+
 /* close(): let go of the memory; BusyError while another thread waits in here. */
 static PyObject *front_close(Front *self, PyObject *ignored)
 {
@@ -222,10 +241,13 @@ static PyMethodDef front_methods[] = {
     {"set_depth", (PyCFunction)(void (*)(void))front_set_depth, METH_FASTCALL, NULL},
     {"statistics", (PyCFunction)front_statistics, METH_NOARGS, NULL},
     {"break_", (PyCFunction)front_break_, METH_NOARGS, NULL},
+    {"end_waits", (PyCFunction)front_end_waits, METH_NOARGS, NULL},
     {"arm", (PyCFunction)front_arm, METH_NOARGS, NULL},
     {"close", (PyCFunction)front_close, METH_NOARGS, NULL},
     {NULL},
 };
+
+static PyMemberDef front_members[] = {PY_WEAKREFS(Front, weakrefs)};
 
 static PyType_Slot front_slots[] = {
     {Py_tp_new, front_new},
@@ -233,6 +255,7 @@ static PyType_Slot front_slots[] = {
     {Py_tp_traverse, front_traverse},
     {Py_tp_clear, front_clear},
     {Py_tp_methods, front_methods},
+    {Py_tp_members, front_members},
     {Py_tp_doc, "A frontend's requests in flight over one ring; see rings.frontend."},
     {0, NULL},
 };

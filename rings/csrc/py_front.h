@@ -32,6 +32,7 @@ typedef struct {
     struct front front;
     struct gauge gauge;
     Py_buffer gauge_view; /* obj NULL: nobody watches */
+    PyObject *weakrefs;
 } Front;
 
 /* op, offset, length, gref, generation, segment offset; gref None: no segment. */
