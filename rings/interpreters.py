@@ -121,8 +121,9 @@ class Interpreter:
         """Destroy the interpreter; harmless the second time.
 
         Any thread may do it.  It waits, without `timeout`, for the threads that
-        `threading` started there; those that `_thread` did make CPython abort, and
-        from 3.14 on they stop for good and keep what they use.
+        `threading` started there.  Those that `_thread` did get ClosedError out of
+        their waits in rings and have a second to go: with one that stays, 3.12 and
+        3.13 abort, and on 3.14 it stops for good.
 
         Args:
             timeout: Seconds to wait for a running script's end; None: for ever.
