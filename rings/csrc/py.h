@@ -14,6 +14,18 @@
 #include "core.h"
 #include "wait.h"
 
+/* References are counted by the Python that runs.  The inline counts of the headers that we
+ * are built with may be older, and count what it does not: on 3.14 each () that was given
+ * back was one reference less, for ever. */
+#undef Py_INCREF
+#undef Py_XINCREF
+#undef Py_DECREF
+#undef Py_XDECREF
+#define Py_INCREF(object) Py_IncRef((PyObject *)(object)) /* of NULL, too */
+#define Py_XINCREF(object) Py_INCREF(object)
+#define Py_DECREF(object) Py_DecRef((PyObject *)(object))
+#define Py_XDECREF(object) Py_DECREF(object)
+
 static inline PyObject *py_none(void)
 {
     Py_IncRef(Py_None);
