@@ -154,7 +154,7 @@ class Link:
         except OSError:
             packet = b""
         if not packet:
-            self._gone()
+            self._gone(BrokenError)  # of a session: nothing to ask again for
         return self._take(packet)
 
     def _connect(self) -> None:
@@ -283,9 +283,9 @@ class Link:
         kind = ERRORS.get(said.code, BrokenError)
         return kind(f"the daemon on {self.address} answered: {said.message}")
 
-    def _gone(self) -> NoReturn:
+    def _gone(self, kind: type[BrokenError] = UnreachableError) -> NoReturn:
         self.side.lost()
-        raise UnreachableError(
+        raise kind(
             f"the daemon on {self.address} ({self.peer}) closed the connection; "
             "look into its log, or start it again"
         )

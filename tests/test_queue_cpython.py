@@ -27,7 +27,7 @@ UNSUPPORTED = "the test package is not installed"
 
 # task_done and join are not ours; some tests need them to say when they are through.
 SCRIPT = """
-import json, multiprocessing, queue, sys, threading, unittest
+import json, multiprocessing, queue, sys, time, unittest
 try:
     import test._test_multiprocessing as of_processes
     import test.test_queue as of_threads
@@ -38,39 +38,37 @@ import rings
 
 class Queue(rings.Queue):
     def __init__(self, *args, **kwargs):
-        self.unfinished_tasks, self.changed = 0, threading.Condition()
+        # No lock: a dozen threads that spin would queue for it and for the GIL in turn.
+        self.unfinished = rings.Atomics(bytearray(8))
 
     def put(self, *args, **kwargs):
-        self.count(1)  # before somebody gets it and says that it is done
+        self.unfinished.add(0, 1)  # before somebody gets it and says that it is done
         try:
             super().put(*args, **kwargs)
         except BaseException:
-            self.count(-1)
+            self.unfinished.sub(0, 1)
             raise
 
     def put_nowait(self, obj):
         self.put(obj, False)
 
-    def count(self, more):
-        with self.changed:
-            if self.unfinished_tasks + more < 0:
-                raise ValueError("task_done() called too many times")
-            self.unfinished_tasks += more
-            self.changed.notify_all()
+    @property
+    def unfinished_tasks(self):
+        return self.unfinished.load(0)
 
     def task_done(self):
-        self.count(-1)
+        if self.unfinished.sub(0, 1) <= 0:
+            self.unfinished.add(0, 1)
+            raise ValueError("task_done() called too many times")
 
     def join(self):
-        with self.changed:
-            self.changed.wait_for(lambda: not self.unfinished_tasks)
+        while self.unfinished_tasks > 0:
+            time.sleep(0.001)
 
     def shutdown(self, immediate=False):
         dropped = self.qsize() if immediate else 0
         super().shutdown(immediate)
-        with self.changed:
-            self.unfinished_tasks = max(0, self.unfinished_tasks - dropped)
-            self.changed.notify_all()
+        self.unfinished.sub(0, min(dropped, max(0, self.unfinished_tasks)))
 
 class ThreadTests(of_threads.BaseQueueTestMixin, unittest.TestCase):
     queue = queue
