@@ -258,6 +258,42 @@ def test_control_weakened_orders_are_data_races(build, mutant):
     assert "data race" in done.stderr, done.stdout
 
 
+# -- asleep without a time limit -------------------------------------------------------
+
+CROWDS = [(8, 3, 2), (16, 4, 4), (64, 4, 2), (1024, 4, 1), (16, 1, 8)]
+
+
+@pytest.mark.parametrize("crowd", CROWDS, ids=str)
+def test_the_last_to_free_a_slot_tells_who_waits_for_room(build, crowd):
+    counts = run_rig(build("room", PLAIN), 200_000, *crowd, 7)
+    assert counts["got"] == 200_000
+    assert counts["sleeps"] > 1_000
+
+
+@pytest.mark.parametrize("flags", [THREAD, ADDRESS], ids=["tsan", "asan"])
+def test_sanitizers_find_nothing_among_sleepers(build, flags):
+    assert run_rig(build("room", flags), 100_000, 16, 3, 3, 7)["sleeps"] > 100
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("crowd", CROWDS, ids=str)
+def test_who_waits_for_room_is_told_in_ten_million(build, crowd):
+    counts = run_rig(build("room", PLAIN), 10_000_000, *crowd, 11, timeout=None)
+    print(counts)
+
+
+NEVER_ROOMY = (
+    "mpmc.h",
+    "int64_t most = (int64_t)(ring->limit - ring->few);",
+    "int64_t most = -1 - (int64_t)ring->few;",
+)
+
+
+def test_control_a_ring_that_is_never_roomy_leaves_all_asleep(build):
+    program = build("room", PLAIN, (NEVER_ROOMY,))
+    assert run_rig(program, 200_000, 16, 3, 3, 7, status=2)["got"] < 200_000
+
+
 # -- the model -----------------------------------------------------------------------
 
 
