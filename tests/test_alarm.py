@@ -56,6 +56,18 @@ def asleep(get, put):
     assert got == [bytes(8)]
 
 
+@contextmanager
+def asleep_in(ring):
+    """Yield the consumer of a ring, in whose get a thread is left as by `asleep`."""
+    with (
+        ring,
+        ring.producer() as producer,
+        ring.consumer() as consumer,
+        asleep(consumer.get, producer.put),
+    ):
+        yield consumer
+
+
 def see_it_set_again():
     """Watch the only alarm that is set ring, which is when it has more time left."""
     before = max(left_ns())
@@ -81,12 +93,7 @@ def test_each_open_end_has_one_alarm_and_takes_it_along():
 
 def test_who_sleeps_through_the_alarm_sets_it_again():
     """It is not set at each sleep: that is what a timeout would cost."""
-    with (
-        spsc.create(slots=4, slot_size=8) as ring,
-        ring.producer() as producer,
-        ring.consumer() as consumer,
-        asleep(consumer.get, producer.put),
-    ):
+    with asleep_in(spsc.create(slots=4, slot_size=8)):
         see_it_set_again()
 
 
@@ -106,12 +113,7 @@ def test_a_member_has_an_alarm_once_it_has_slept():
 
 def test_slices_of_a_member_double():
     """The next is told from what is left of it: more than any before it has been."""
-    with (
-        mpmc.create(slots=4, slot_size=8) as ring,
-        ring.producer() as producer,
-        ring.consumer() as consumer,
-        asleep(consumer.get, producer.put),
-    ):
+    with asleep_in(mpmc.create(slots=4, slot_size=8)):
         for slice_s in (0.05, 0.1, 0.2, 0.4):
             until(
                 lambda least=slice_s: max(left_ns()) > least * 1e9,
@@ -124,12 +126,7 @@ def test_a_thread_that_polls_a_member_leaves_a_sleeper_its_wake_ups():
 
     What the sleeper would miss here is its alarm, and nothing else would wake it.
     """
-    with (
-        mpmc.create(slots=4, slot_size=8) as ring,
-        ring.producer() as producer,
-        ring.consumer() as consumer,
-        asleep(consumer.get, producer.put),
-    ):
+    with asleep_in(mpmc.create(slots=4, slot_size=8)) as consumer:
         enough = time.monotonic() + 0.5  # some slices
         while time.monotonic() < enough:
             consumer.arm_get()

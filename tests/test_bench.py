@@ -251,7 +251,8 @@ def test_the_reference_refuses_wrong_data(tmp_path: Path) -> None:
 # -- a tiny run of each subcommand ---------------------------------------------------
 
 
-def bench(tmp_path: Path, *words: str) -> dict[str, Any]:
+def bench(tmp_path: Path, *words: str) -> Any:
+    """Run a benchmark in a process of its own; return what it saved."""
     saved = tmp_path / "report.json"
     done = subprocess.run(
         [sys.executable, "-m", "bench", *words, "--json", str(saved)],
@@ -261,7 +262,7 @@ def bench(tmp_path: Path, *words: str) -> dict[str, Any]:
         timeout=100,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return dict(json.loads(saved.read_text()))
+    return json.loads(saved.read_text())
 
 
 def check_schema(data: dict[str, Any], rounds: int) -> None:
@@ -336,33 +337,14 @@ def test_verification_alone_times_nothing(tmp_path: Path) -> None:
 
 
 def test_advice_runs(tmp_path: Path) -> None:
-    saved = tmp_path / "advice.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "advice", "--smoke", "--json", str(saved)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = json.loads(saved.read_text())
+    (row,) = bench(tmp_path, "advice", "--smoke")
     assert (row["load"], row["advised"]) == ("narrow", 16)
     assert {slots for slots, *_ in row["sweep"]} & {2, 4, 8, 16, 32, 64}
     assert all(rate > 0 and p99_s > 0 for *_, rate, p99_s in row["sweep"])
 
 
 def test_resize_runs(tmp_path: Path) -> None:
-    saved = tmp_path / "resize.json"
-    words = ["bench", "resize", "--smoke", "--seconds", "0.03", "--json", str(saved)]
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads(saved.read_text())
+    rows = bench(tmp_path, "resize", "--smoke", "--seconds", "0.03")
     assert [(row["device"][:5], row["depth"]) for row in rows] == [
         ("null", 32), ("null", 256), ("delay", 32), ("delay", 256),
     ]  # fmt: skip
@@ -374,17 +356,7 @@ def test_resize_runs(tmp_path: Path) -> None:
 
 
 def test_restart_runs(tmp_path: Path) -> None:
-    saved = tmp_path / "restart.json"
-    words = ["bench", "restart", "--smoke", "--json", str(saved)]
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads(saved.read_text())
+    rows = bench(tmp_path, "restart", "--smoke")
     assert [(row["engine"], row["ended_by"]) for row in rows] == [
         (engine, way)
         for engine in ("uring", "threads", "mock")

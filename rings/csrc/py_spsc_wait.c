@@ -235,7 +235,7 @@ int spsc_sleep(struct py_spsc *self, uint32_t want, PyObject *timeout_s)
             return there;
         if (gone)
             return raise_gone(self);
-        if (result == WAIT_TIMED_OUT && now_ns() >= deadline_ns)
+        if (result == WAIT_TIMED_OUT && is_past(deadline_ns))
             return 0;
     }
 }
@@ -268,7 +268,7 @@ PyObject *spsc_wait_peer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         bool left = !self->producer && spsc_ready(&self->end, 1) != 0;
         if (self->peer_state == PEER_ALIVE || left)
             return PyLong_FromUnsignedLong(owner_pid(self->peer));
-        if (now_ns() >= deadline_ns)
+        if (is_past(deadline_ns))
             return spsc_raise_timeout(self), NULL;
         if (sleep_for_peer(self, deadline_ns) < 0)
             return NULL;
