@@ -20,6 +20,10 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "wait.h"
+
+#define ALARM_ENDS_IT UINT64_MAX
+
 struct alarm {
     int fd;          /* -1: none */
     uint64_t set_ns; /* it rings so long after somebody set it; 0: it is not set */
@@ -59,6 +63,16 @@ static inline bool alarm_within(struct alarm *alarm, uint64_t ns)
     if (__builtin_expect(alarm->set_ns != 0 && alarm->set_ns <= ns, 1))
         return true;
     return alarm_change(alarm, ns);
+}
+
+/* How long to sleep, in ns: a slice or what is left until the deadline, whichever is
+ * less; ALARM_ENDS_IT: without a timeout, the alarm is set. */
+static inline uint64_t alarm_slice(struct alarm *alarm, uint64_t slice_ns, uint64_t deadline_ns)
+{
+    uint64_t now = deadline_ns == NO_DEADLINE ? 0 : now_ns();
+    if (deadline_ns < now + slice_ns)
+        return deadline_ns > now ? deadline_ns - now : 0;
+    return alarm_within(alarm, slice_ns) ? ALARM_ENDS_IT : slice_ns;
 }
 
 /* True if this event was the alarm, which is then no longer set. */

@@ -96,25 +96,15 @@ static int64_t final_check(void *context)
     return look(wait);
 }
 
-/* What epoll_wait may take, in ms; 0: the time is up, -1: the alarm ends the slice. */
-static inline int slice_ms(const struct wait_for *wait, uint64_t deadline_ns)
-{
-    uint64_t left_ns = wait->slice_ns, now = deadline_ns == NO_DEADLINE ? 0 : now_ns();
-    if (deadline_ns < now + left_ns)
-        left_ns = deadline_ns > now ? deadline_ns - now : 0;
-    else if (alarm_within(wait->alarm, left_ns))
-        return -1;
-    return (int)((left_ns + 999999u) / 1000000u);
-}
-
 /* Sleep on our epoll, which forgets a wake-up as it tells of it; an old one costs a turn. */
 static enum wait_result sleep_woken(void *context, uint64_t deadline_ns)
 {
     struct wait_for *wait = context;
     struct epoll_event event;
-    int most_ms = slice_ms(wait, deadline_ns);
-    if (most_ms == 0)
+    uint64_t most_ns = alarm_slice(wait->alarm, wait->slice_ns, deadline_ns);
+    if (most_ns == 0)
         return WAIT_TIMED_OUT;
+    int most_ms = most_ns == ALARM_ENDS_IT ? -1 : (int)((most_ns + 999999u) / 1000000u);
     int woken = epoll_wait(wait->epoll_fd, &event, 1, most_ms);
     bool over = woken == 0 || (woken == 1 && alarm_rang(wait->alarm, &event));
     if (over && wait->slice_ns < SLEEP_MAX_NS)

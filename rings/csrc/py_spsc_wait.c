@@ -6,7 +6,7 @@
  * comes between look and sleep is seen when the slice is over, and what ends a slice is
  * an alarm (alarm.h).  A producer is not told of each free slot, or it would sleep again
  * after one message: only once `few` are free.  Till then it looks every ROOM_SLICE_NS,
- * and less often the longer it waits.  What is left of a timeout below EDGE_LEAST_MS goes
+ * and less often the longer it waits.  What is left of a timeout below EDGE_LEAST_NS goes
  * to ppoll, which counts nanoseconds.  While there is no owner to watch, or it never
  * sleeps, it looks again every ABSENT_SLICE_NS.
  */
@@ -16,7 +16,7 @@
 
 #define ABSENT_SLICE_NS 100000000u
 #define ROOM_SLICE_NS 50000000u /* then doubling up to WAIT_SLICE_NS */
-enum { EDGE_LEAST_MS = 10 };
+#define EDGE_LEAST_NS 10000000u
 
 /* ---- the peer ------------------------------------------------------------- */
 
@@ -145,24 +145,14 @@ static enum wait_result sleep_exactly(struct py_spsc *self, uint64_t deadline_ns
     return wait_sleep(&waiter, deadline_ns);
 }
 
-/* What epoll_wait may take, in ms; -1: the alarm ends the slice. */
-static inline int slice_ms(struct py_spsc *self, uint64_t deadline_ns)
-{
-    uint64_t left_ns = self->slice_ns, now = deadline_ns == NO_DEADLINE ? 0 : now_ns();
-    if (deadline_ns < now + left_ns)
-        left_ns = deadline_ns > now ? deadline_ns - now : 0;
-    else if (alarm_within(&self->alarm, left_ns))
-        return -1;
-    return (int)(left_ns / 1000000u);
-}
-
 static enum wait_result sleep_until_edge(void *ring, uint64_t deadline_ns)
 {
     struct py_spsc *self = ring;
     struct epoll_event event;
-    int most_ms = slice_ms(self, deadline_ns);
-    if (most_ms >= 0 && most_ms < EDGE_LEAST_MS)
+    uint64_t most_ns = alarm_slice(&self->alarm, self->slice_ns, deadline_ns);
+    if (most_ns < EDGE_LEAST_NS)
         return sleep_exactly(self, deadline_ns);
+    int most_ms = most_ns == ALARM_ENDS_IT ? -1 : (int)(most_ns / 1000000u);
     int n = epoll_wait(self->sleep_fd, &event, 1, most_ms);
     if (n < 0)
         return WAIT_INTERRUPTED;
