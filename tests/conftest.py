@@ -49,6 +49,13 @@ MAKER = re.compile(r"rings-(test|bench)-(\d+)-")
 PASSING = ("/proc/", "/dev/urandom", "/sys/")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let soaks take as long as they take, unless they say how long that may be."""
+    for item in items:
+        if item.get_closest_marker("soak") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 @pytest.fixture(params=STARTS, ids=lambda start: f"start={start:#x}")
 def start(request: pytest.FixtureRequest) -> int:
     """Index of the first message or request of a ring."""

@@ -102,7 +102,6 @@ def test_a_hostile_frontend_harms_only_its_own_ring(program: Path, seed: int) ->
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("seed", range(3, 11))
 def test_a_hostile_frontend_for_longer(program: Path, seed: int) -> None:
     assert run(program, seed, 5_000_000, None).returncode == 0

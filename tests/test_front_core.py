@@ -121,7 +121,6 @@ def test_a_shared_front_is_clean(program: Path, mode: str, first: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 def test_a_shared_front_is_clean_for_longer(program: Path) -> None:
     for turn in dealt(range(20)):
         for mode in ("poll", "sleep"):

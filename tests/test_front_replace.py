@@ -99,7 +99,6 @@ def test_a_ring_is_replaced_under_load(program: Path, mode: str, first: int) -> 
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_ring_is_replaced_for_longer(program: Path, mode: str) -> None:
     for turn in range(20):

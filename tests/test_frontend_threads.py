@@ -128,7 +128,6 @@ def test_eight_threads_share_one_slot(daemon: daemons.Daemon, kind: int) -> None
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 def test_eight_threads_for_longer(daemon: daemons.Daemon) -> None:
     for slots in (1, 2, 4, 64):
         with shared(daemon, slots) as disk:

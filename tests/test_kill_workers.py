@@ -174,7 +174,6 @@ def test_five_hundred_workers_are_killed(daemon: daemons.Daemon) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 def test_five_hundred_workers_are_killed_with_each_engine(
     daemon: daemons.Daemon,
 ) -> None:

@@ -527,6 +527,5 @@ def test_control_without_recovery_the_survivors_are_stuck():
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 def test_many_random_kills():
     storm(portion(10_000), 6 + PART)

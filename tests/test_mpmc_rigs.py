@@ -153,7 +153,6 @@ def test_killed_at_sampled_instructions(build):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("start", [0, *WRAPS])
 @pytest.mark.parametrize("runs", [0, 1], ids=["one", "run"])
 def test_killed_at_every_store_against_every_instruction(build, runs, start):
@@ -162,7 +161,6 @@ def test_killed_at_every_store_against_every_instruction(build, runs, start):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("runs", [0, 1], ids=["one", "run"])
 def test_killed_at_every_pair_of_instructions(build, runs):
     every_pair(build("step", PLAIN), 0, runs, "each")

@@ -221,7 +221,6 @@ def test_workers_outlive_their_daemon(tmp_path: Path, engine: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_workers_outlive_their_daemon_for_long(tmp_path: Path, engine: str) -> None:
     require(engine)

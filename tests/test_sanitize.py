@@ -233,7 +233,6 @@ def test_sleeping_without_the_final_check_loses_a_wake_up(tmp_path):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 def test_no_wake_up_is_lost_in_ten_million(tmp_path):
     litmus = build(tmp_path, "wakeup_litmus", PLAIN)
     for what in LOSING:

@@ -119,7 +119,6 @@ def test_killed_producers_leave_whole_messages(kind):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_killed_producers_leave_whole_messages(kind):
     kill_producers(kind, portion(MANY), 30 + PART)
@@ -200,7 +199,6 @@ def test_killed_consumers_lose_at_most_what_they_had(kind, peeks):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 @PEEKS
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_killed_consumers_lose_at_most_what_they_had(kind, peeks):

@@ -184,7 +184,6 @@ def test_killed_at_sampled_instructions(build, start, define):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("start", [0, 2**31 - 2, WRAP])
 @BARRIERS
 def test_killed_at_every_store_against_every_instruction(build, start, define):
@@ -193,7 +192,6 @@ def test_killed_at_every_store_against_every_instruction(build, start, define):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 def test_killed_at_every_pair_of_instructions(build):
     every_pair(build("spsc_step"), WRAP, "each")
 

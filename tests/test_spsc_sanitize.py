@@ -220,7 +220,6 @@ def test_control_each_missing_barrier_loses_a_wake_up(tmp_path, name):
 
 @two_cores
 @pytest.mark.soak
-@pytest.mark.timeout(0)
 def test_no_wake_up_is_lost_in_ten_million(tmp_path):
     program = build(tmp_path, ("-O2",), name="spsc_litmus")
     for what in ("message", "room"):

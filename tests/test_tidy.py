@@ -456,3 +456,16 @@ def test_imports_are_resolved(tmp_path, monkeypatch):
         ("z", False),
     ]
     assert all(before.line <= after.line for before, after in pairwise(found))
+
+
+def test_a_soak_outlives_the_time_limit_of_a_test(request):
+    """One that took 120 s and longer failed as if it hung."""
+    here = str(ROOT / "tests" / "conftest.py")
+    [ours] = [
+        plugin
+        for plugin in request.config.pluginmanager.get_plugins()
+        if getattr(plugin, "__file__", None) == here
+    ]
+    request.node.add_marker("soak")
+    ours.pytest_collection_modifyitems([request.node])
+    assert request.node.get_closest_marker("timeout").args == (0,)
