@@ -14,8 +14,11 @@ import rings
 MODELS = Path(__file__).with_name("model")
 MODEL = MODELS / "notify.pml"
 LIGHT = MODELS / "light.pml"
+ROOM = MODELS / "room.pml"
 HEADER = Path(rings.__file__).with_name("csrc") / "xen.h"
 SPSC = HEADER.with_name("spsc.h")
+MPMC = HEADER.with_name("mpmc.h")
+MPMC_CALL = HEADER.with_name("mpmc_call.h")
 GUILTY = [
     "NO_PRODUCER_BARRIER",
     "NO_CONSUMER_BARRIER",
@@ -35,8 +38,17 @@ LIGHT_GUILTY = [
     "PLAIN_ANNOUNCEMENT",
     "NO_SECOND_LOOK",
 ]
+ROOM_GUILTY = [
+    "NO_SECOND_LOOK",
+    "NO_SECOND_LOOK_AT_ALL",
+    "NOTIFY_BEFORE_ADVANCE",
+    "NOTE_EVEN_IF_FULL",
+    "NO_LOOK_AFTER_A_RUN",
+    "NO_BARRIER_AFTER_A_RUN",
+    "OWN_ONLY",
+]
 ORDERING = re.compile(r"(release|acquire|full barrier): ([a-z]+-[a-z]+)")
-STATEMENT = re.compile(r"/\* ((?:xen|spsc)_\w+): (.*?) \*/")
+STATEMENT = re.compile(r"/\* ((?:xen|spsc|mpmc)_\w+): (.*?) \*/")
 
 needs_spin = pytest.mark.skipif(
     not (shutil.which("spin") and shutil.which("gcc")),
@@ -54,7 +66,9 @@ def verify(folder: Path, *variant: str, model: Path = MODEL) -> tuple[int, int, 
         capture_output=True,
     )
     subprocess.run(
-        ["gcc", "-w", "-O1", "-DSAFETY", "-o", "pan", "pan.c"], cwd=folder, check=True
+        ["gcc", "-w", "-O1", "-DSAFETY", "-DCOLLAPSE", "-o", "pan", "pan.c"],
+        cwd=folder,
+        check=True,
     )
     run = ["./pan", "-m100000"]
     said = subprocess.run(run, cwd=folder, check=True, capture_output=True, text=True)
@@ -99,10 +113,45 @@ def test_each_light_variant_loses_a_wake_up(tmp_path, variant):
     assert "invalid end state" in said
 
 
-def body(function: str, header: Path = HEADER) -> str:
-    """The text of a function of the header, from its name to its closing brace."""
+@needs_spin
+@pytest.mark.parametrize("runs", [[], ["PUT_RUNS"]], ids=["alone", "runs"])
+def test_who_waits_for_room_or_messages_is_told(tmp_path, runs):
+    errors, states, said = verify(tmp_path, *runs, model=ROOM)
+    assert errors == 0, said
+    assert states > 1_000_000
+    assert not re.search(r'state \d+, "(?!-end-)', said), "a statement never ran"
+
+
+@needs_spin
+@pytest.mark.parametrize("variant", ROOM_GUILTY)
+def test_each_variant_of_room_leaves_somebody_asleep(tmp_path, variant):
+    errors, _, said = verify(tmp_path, variant, model=ROOM)
+    assert errors == 1
+    assert "invalid end state" in said
+
+
+LARGER = [
+    "SLOTS=3 EACH=5",
+    "SLOTS=3 EACH=5 PUT_RUNS",
+    "SLOTS=3 EACH=5 FEW=1",
+    "SLOTS=3 EACH=5 FEW=3",
+]
+
+
+@needs_spin
+@pytest.mark.soak
+@pytest.mark.parametrize("sizes", LARGER)
+def test_who_waits_is_told_in_a_larger_ring(tmp_path, sizes):
+    errors, states, said = verify(tmp_path, *sizes.split(), model=ROOM)
+    assert errors == 0, said
+    print(states)
+
+
+def body(function: str, *headers: Path) -> str:
+    """The text of a function of the headers, from its name to its closing brace."""
+    text = "".join(header.read_text() for header in headers or [HEADER])
     [found] = re.findall(
-        rf"^static inline [^;{{]*\b{function}\(.*?^}}", header.read_text(), re.M | re.S
+        rf"^static inline [^;{{]*\b{function}\(.*?^}}", text, re.M | re.S
     )
     return found
 
@@ -116,17 +165,32 @@ FUNCTIONS = {
         "spsc_settle_peer",
         "spsc_turn",
     },
+    ROOM: {
+        "mpmc_advance",
+        "mpmc_get_alone",
+        "mpmc_must_notify",
+        "mpmc_must_notify_room",
+        "mpmc_put_at",
+        "mpmc_roomy",
+        "mpmc_run_end",
+        "mpmc_run_get",
+        "mpmc_run_put",
+    },
 }
 
 
-@pytest.mark.parametrize(("model", "header"), [(MODEL, HEADER), (LIGHT, SPSC)])
-def test_statements_stand_in_the_header_in_the_models_order(model, header):
+@pytest.mark.parametrize(
+    ("model", "headers"),
+    [(MODEL, [HEADER]), (LIGHT, [SPSC]), (ROOM, [MPMC, MPMC_CALL])],
+    ids=lambda value: value.stem if isinstance(value, Path) else "",
+)
+def test_statements_stand_in_the_header_in_the_models_order(model, headers):
     stated: dict[str, list[str]] = {}
     for function, statement in STATEMENT.findall(model.read_text()):
         stated.setdefault(function, []).append(statement)
     assert set(stated) == FUNCTIONS[model]
     for function, statements in stated.items():
-        text = body(function, header)
+        text = body(function, *headers)
         places = [text.index(statement) for statement in statements]
         assert places == sorted(places), function
 

@@ -294,7 +294,8 @@ static inline bool mpmc_must_notify(struct mpmc *ring, enum mpmc_side side)
 }
 
 /* True if there is room for a few; all below `freed` has been taken, or will be soon.
- * Whoever frees has advanced cons before, so the last who does sees all who did. */
+ * Whoever frees has advanced cons before, so the last who does sees all who did
+ * (tests/model/room.pml). */
 static inline bool mpmc_roomy(const struct mpmc *ring, uint64_t freed)
 {
     uint64_t prod = mpmc_index(ring, MPMC_PUT), cons = mpmc_index(ring, MPMC_GET);
