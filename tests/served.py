@@ -17,10 +17,21 @@ from typing import Any
 import pytest
 
 from daemons.engine import Engine
+from rings.errors import BrokenError, BusyError, LayoutError, RegionMemoryError
 from rings.rendezvous import query
 
 HANG_S = 60.0
 ENGINES = ("uring", "threads", "mock")
+
+#: What a worker gets for each code that a backend may refuse with.
+REFUSALS = {
+    "no-device": LookupError,
+    "refused": PermissionError,
+    "limit": BusyError,
+    "memory": RegionMemoryError,
+    "version": LayoutError,
+    "failed": BrokenError,
+}
 
 
 @cache

@@ -21,9 +21,6 @@ from rings import patience
 from rings.codec import MAX_PACKET, encode
 from rings.errors import (
     BrokenError,
-    BusyError,
-    LayoutError,
-    RegionMemoryError,
     UnreachableError,
 )
 from rings.messages import Closing, Error, Message
@@ -31,7 +28,7 @@ from rings.patience import GROWTH, LONGEST_S, SHORTEST_S, Patience
 from rings.rendezvous import open_session
 
 from .interp import start_python
-from .served import HANG_S, frozen, until
+from .served import HANG_S, REFUSALS, frozen, until
 
 LONG_S = 600.0
 
@@ -253,17 +250,7 @@ def test_the_next_daemon_is_found_by_the_same_connection(
 # -- what is not ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        ("no-device", LookupError),
-        ("refused", PermissionError),
-        ("limit", BusyError),
-        ("memory", RegionMemoryError),
-        ("version", LayoutError),
-        ("failed", BrokenError),
-    ],
-)
+@pytest.mark.parametrize(("code", "kind"), REFUSALS.items())
 def test_an_answer_is_not_asked_for_again(
     real: str, code: str, kind: type[Exception]
 ) -> None:

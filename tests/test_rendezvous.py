@@ -27,7 +27,6 @@ from rings.errors import (
     BrokenError,
     BusyError,
     LayoutError,
-    RegionMemoryError,
     RemoteProtocolError,
 )
 from rings.memory import Region
@@ -46,6 +45,8 @@ from rings.messages import (
 from rings.peer import Peer, is_dead, open_pidfd, start_time
 from rings.rendezvous import default_address, devices, open_session, query
 from rings.states import State
+
+from .served import REFUSALS
 
 FACTS = DeviceFacts("disk0", "null", 1 << 20, 512, False, False, ("read",))
 LIMITS = {"slots": 128, "grants": 1024, "data_size": 1 << 16}
@@ -253,16 +254,7 @@ def says_to_hello(answer: Message | bytes) -> Script:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        ("no-device", LookupError),
-        ("refused", PermissionError),
-        ("limit", BusyError),
-        ("memory", RegionMemoryError),
-        ("version", LayoutError),
-        ("failed", BrokenError),
-        ("unheard-of", BrokenError),
-    ],
+    ("code", "kind"), [*REFUSALS.items(), ("unheard-of", BrokenError)]
 )
 def test_errors_arrive_as_what_they_are(
     scripted: Callable[[Script], str], code: str, kind: type[Exception]
