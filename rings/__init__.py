@@ -72,13 +72,27 @@ HOMES = {
 }
 
 
+MODULES = (
+    "aio",
+    "broadcast",
+    "interpreters",
+    "mpmc",
+    "named",
+    "records",
+    "sandbox",
+    "spsc",
+    "trio",
+    "xen_style",
+)
+
+
 def __getattr__(name: str) -> object:
     """Import what is asked for by name, a public class or a module of this package."""
     from importlib import import_module
 
     if name in HOMES:
         value = getattr(import_module(f".{HOMES[name]}", __name__), name)
-    elif name in ("aio", "broadcast", "mpmc", "spsc", "trio", "xen_style"):
+    elif name in MODULES:
         value = import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

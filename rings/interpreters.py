@@ -75,6 +75,22 @@ class ScriptError(RingError):
     """A script ended by an exception in its interpreter; the message says which."""
 
 
+def _check_shareable(name: str, value: object) -> None:
+    """Refuse what CPython 3.13 crashes on."""
+    if type(value) is tuple:
+        for part in value:
+            _check_shareable(name, part)
+        return
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise TypeError(f"{name} does not fit into 64 bits; pass it as a string")
+    if value is not None and type(value) not in (str, bytes, int, float, bool):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}, which cannot go into another"
+            " interpreter; pass strings, bytes, numbers, booleans or None: of a ring"
+            " the numbers of its handle(), to attach it there"
+        )
+
+
 def create() -> Interpreter:
     """Make an interpreter with a GIL of its own.
 
@@ -105,7 +121,10 @@ class Interpreter:
             ScriptError: The script raised; the message has its type and text.
             BusyError: Another thread is running a script in it.
             ClosedError: The interpreter was closed.
+            TypeError: Something of `names` cannot go into another interpreter.
         """
+        for name, value in names.items():
+            _check_shareable(name, value)
         if not self._running.acquire(blocking=False):
             raise BusyError(
                 f"interpreter {self.id} is running a script: wait for its end"

@@ -48,9 +48,13 @@ def fingerprint(dtype: npt.DTypeLike) -> int:
     """Return a number that two dtypes share only if they mean the same bytes.
 
     Raises:
-        ValueError: The dtype holds Python objects, which cannot be shared.
+        ValueError: The dtype holds Python objects, which cannot be shared, or is an
+            array by itself.
     """
     full = np.dtype(dtype)
+    if full.subdtype is not None:
+        named = f"np.dtype([('data', {full.base.str!r}, {full.shape})])"
+        raise ValueError(f"{full} is an array; make it a field of a record: {named}")
     if full.hasobject:
         raise ValueError(f"{full} holds Python objects; use numbers and fixed bytes")
     if full.itemsize == 0:
@@ -177,7 +181,11 @@ class RecordProducer:
         """
         view = self.end.claim(n, timeout)
         count = _call(function, view, self.dtype)
-        view.publish(count)
+        try:
+            view.publish(count)
+        except (TypeError, ValueError, OverflowError):
+            view.abandon()
+            raise
         return view.messages if count is None else count
 
     def close(self) -> None:

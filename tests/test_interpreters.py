@@ -131,6 +131,24 @@ print(len(done), len(set(done)))
     assert run_python(python, script).split() == ["40", "40"]
 
 
+def test_what_cannot_go_in_is_refused(python: str) -> None:
+    """3.13 crashed."""
+    script = """
+from rings import interpreters
+
+with interpreters.create() as worker:
+    for wrong in ([], object(), bytearray(1), 2**80, worker, (1, [])):
+        try:
+            worker.run("pass", a=1, wrong=wrong)
+        except TypeError as error:
+            assert "wrong" in str(error)
+        else:
+            print(wrong)
+    worker.run("pass", low=-(2**63), high=2**63 - 1)
+"""
+    assert run_python(python, script) == ""
+
+
 def test_names_go_in_and_errors_come_out(python: str) -> None:
     script = """
 from rings import errors, interpreters

@@ -550,3 +550,44 @@ def test_statistics_add_up(ring):
     facts = ring.statistics()
     assert (facts.messages_put, facts.messages_got, facts.members) == (3, 2, ())
     assert (facts.tombstones, facts.in_doubt, facts.recovered) == (0, 0, 0)
+
+
+def test_what_is_iterated_over_may_close_the_member():
+    """The ring's memory was gone, and used."""
+
+    def closing(*ends):
+        for end in ends:
+            end.close()
+        yield b"x"
+
+    ring = Ring.create(slots=4, slot_size=48)
+    producer = Producer(ring)
+    with pytest.raises(ClosedError):
+        producer.put_many(closing(producer, ring))
+
+
+def test_a_garbage_collection_may_close_the_member():
+    script = """
+import gc
+from rings import mpmc
+
+class Closing:
+    def __del__(self):
+        consumer.close()
+        ring.close()
+
+ring = mpmc.create()
+consumer = mpmc.Consumer(ring)
+gc.disable()
+cycle = Closing()
+cycle.me = cycle
+del cycle
+gc.set_threshold(1, 1000, 1000)
+get_many = consumer.get_many
+gc.enable()
+try:
+    get_many(5)
+except mpmc.ClosedError:
+    pass
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=HANG_S)

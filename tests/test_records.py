@@ -141,3 +141,21 @@ def test_ten_thousand_to_another_process():
             got += array.size
         child.join()
         assert child.exitcode == 0
+
+
+def test_an_array_by_itself_is_no_record():
+    """numpy spreads its shape over the array that is asked for."""
+    with pytest.raises(ValueError, match=r"field.*\('data', '\|u1', \(2, 3\)\)"):
+        records.create(np.dtype(("u1", (2, 3))))
+    records.create(np.dtype([("data", "|u1", (2, 3))])).close()
+
+
+@pytest.mark.parametrize("count", [np.int64(1), 99, -1, "1"], ids=repr)
+def test_a_wrong_count_gives_the_claim_back(pair, count):
+    """The exception held the claim as long as somebody kept it."""
+    producer, consumer = pair
+    with pytest.raises((TypeError, ValueError, OverflowError)) as kept:
+        producer.fill(lambda array: count, 2)
+    assert producer.put_many(ticks(1)) == 1
+    assert consumer.get_many().size == 1
+    assert kept.value

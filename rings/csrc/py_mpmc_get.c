@@ -87,19 +87,17 @@ PyObject *member_get(Mpmc *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     return get_waiting(self, deadline_ns);
 }
 
-static PyObject *get_list(Mpmc *self, Py_ssize_t count, struct run *run)
+static void get_list(Mpmc *self, PyObject *list, Py_ssize_t count, struct run *run)
 {
-    PyObject *list = PyList_New(count);
     Py_ssize_t got = 0;
-    for (; list != NULL && got < count; got++) {
+    for (; got < count; got++) {
         PyObject *message = get_run(self, run, false);
         if (message == NULL)
             break;
         PyList_SetItem(list, got, message);
     }
-    if (list != NULL && got < count)
+    if (got < count)
         PyList_SetSlice(list, got, count, NULL);
-    return list;
 }
 
 PyObject *member_get_many(Mpmc *self, PyObject *limit)
@@ -113,12 +111,17 @@ PyObject *member_get_many(Mpmc *self, PyObject *limit)
     Py_ssize_t size = (Py_ssize_t)mpmc_size(&self->member.ring);
     if (count > size)
         count = size ? size : 1;
+    PyObject *list = PyList_New(count);
+    if (list == NULL || member_check(self) < 0) { /* a garbage collection may close us */
+        Py_XDECREF(list);
+        return NULL;
+    }
     struct run run = mpmc_run(&self->member, MPMC_GET);
-    PyObject *list = get_list(self, count, &run);
+    get_list(self, list, count, &run);
     mpmc_run_end(&self->member, MPMC_GET, &run);
-    if (list == NULL || run.done > 0)
+    if (run.done > 0)
         PyErr_Clear();
-    if (list != NULL && run.done == 0 && (run.result < 0 || PyErr_Occurred())) {
+    if (run.done == 0 && (run.result < 0 || PyErr_Occurred())) {
         Py_DECREF(list);
         return run.result < 0 ? member_raise(run.result) : NULL;
     }

@@ -110,6 +110,10 @@ PyObject *member_put_many(Mpmc *self, PyObject *messages)
     PyObject *sequence = PySequence_Tuple(messages);
     if (sequence == NULL)
         return NULL;
+    if (member_check(self) < 0) { /* what was iterated over may have closed us */
+        Py_DECREF(sequence);
+        return NULL;
+    }
     struct run run = mpmc_run(&self->member, MPMC_PUT);
     int rc = put_sequence(self, sequence, &run);
     Py_DECREF(sequence);
