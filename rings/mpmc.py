@@ -249,6 +249,8 @@ class Ring:
         """Travel to another process by `multiprocessing`."""
         from multiprocessing.reduction import DupFd
 
+        if self.closed:
+            raise ClosedError("this ring is closed and cannot travel: attach it again")
         return reattach, (
             self.region,
             DupFd(self.not_full_fd),

@@ -156,8 +156,9 @@ class RecordProducer:
         Raises:
             TypeError: The array is of another dtype.
         """
-        if array.dtype != self.dtype:
-            raise TypeError(f"the ring takes {self.dtype}, not {array.dtype}")
+        if getattr(array, "dtype", None) != self.dtype:
+            given = getattr(array, "dtype", type(array).__name__)
+            raise TypeError(f"the ring takes arrays of {self.dtype}, not {given}")
         return self.end.put_many(np.ascontiguousarray(array).view("u1").data, timeout)
 
     def fill(
@@ -228,7 +229,10 @@ class RecordConsumer:
 
         Raises:
             TypeError: ``out`` is of another dtype or not contiguous.
+            ValueError: ``max`` is negative.
         """
+        if max is not None and max < 0:
+            raise ValueError(f"max must be 0 or more, not {max}")
         if out is None:
             room = self.end.statistics()["units"] if timeout != 0 else self.end.depth
             out = np.empty(room if max is None else min(room, max), self.dtype)

@@ -565,3 +565,12 @@ def test_the_kernel_compares_the_whole_word(tmp_path: Path) -> None:
     paths = [f"-I{headers}", str(source), "-o", str(program)]
     subprocess.run([compiler, *flags, *paths], check=True)
     assert subprocess.run([program], check=False).returncode == 0
+
+
+def test_a_closed_region_says_so() -> None:
+    region = rings.Region.create(4096)
+    region.close()
+    with pytest.raises(ClosedError):
+        Atomics(region)
+    with pytest.raises(TypeError, match="needs a Region"):
+        Atomics(object())

@@ -591,3 +591,10 @@ except mpmc.ClosedError:
     pass
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=HANG_S)
+
+
+def test_a_closed_ring_does_not_travel():
+    ring = Ring.create(slots=4, slot_size=48)
+    ring.close()
+    with pytest.raises(ClosedError, match="travel"):
+        pickle.dumps(ring)

@@ -159,3 +159,18 @@ def test_a_wrong_count_gives_the_claim_back(pair, count):
     assert producer.put_many(ticks(1)) == 1
     assert consumer.get_many().size == 1
     assert kept.value
+
+
+@pytest.mark.parametrize("wrong", [[1, 2], None, np.zeros(1)], ids=str)
+def test_what_is_no_array_of_records_is_named(pair, wrong):
+    with pytest.raises(TypeError, match="arrays of"):
+        pair[0].put_many(wrong)
+
+
+def test_a_negative_number_of_records_is_refused(pair):
+    producer, consumer = pair
+    producer.put_many(ticks(3))
+    for out in (None, np.empty(3, TICK)):
+        with pytest.raises(ValueError, match="max must be 0 or more"):
+            consumer.get_many(-1, out=out)
+    assert consumer.get_many().size == 3

@@ -276,10 +276,10 @@ static int get_view(PyObject *memory, Py_buffer *view)
     if (PyObject_CheckBuffer(memory))
         return PyObject_GetBuffer(memory, view, PyBUF_SIMPLE);
     PyObject *buffer = PyObject_GetAttrString(memory, "buffer");
-    if (buffer == NULL) {
+    if (buffer == NULL && PyErr_ExceptionMatches(PyExc_AttributeError))
         PyErr_SetString(PyExc_TypeError, "Atomics needs a Region or a bytes-like object");
+    if (buffer == NULL)
         return -1;
-    }
     int rc = PyObject_GetBuffer(buffer, view, PyBUF_SIMPLE);
     Py_DECREF(buffer);
     return rc;
