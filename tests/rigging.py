@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+MODELS = HERE / "model"
 CSRC = HERE.parent / "rings" / "csrc"
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
 FLAGS += ["-Wl,-z,now"]  # the first call of a function is as long as the others
@@ -82,3 +84,25 @@ def require_sanitizer(place: Path, flags: list[str]) -> None:
         pytest.skip(f"gcc has no runtime for {flags[0]}")
     if run_sanitized(place / "probe").returncode:
         pytest.skip(f"a program with {flags[0]} does not run here")
+
+
+needs_spin = pytest.mark.skipif(
+    not (shutil.which("spin") and shutil.which("gcc")),
+    reason="needs spin (Debian's package) and gcc",
+)
+
+
+def verify(folder: Path, model: Path, *variant: str) -> tuple[int, int, str]:
+    """Return Spin's errors, the states it stored, and what it said."""
+    defines = [f"-D{name}" for name in variant]
+    for command in (
+        ["spin", *defines, "-a", str(model)],
+        ["gcc", "-w", "-O2", "-DSAFETY", "-DCOLLAPSE", "-o", "pan", "pan.c"],
+    ):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    run = ["./pan", "-m100000"]
+    said = subprocess.run(run, cwd=folder, check=True, capture_output=True, text=True)
+    [errors] = re.findall(r"errors: (\d+)", said.stdout)
+    [states] = re.findall(r"(\d+) states, stored", said.stdout)
+    assert "max search depth too small" not in said.stdout
+    return int(errors), int(states), said.stdout

@@ -16,11 +16,13 @@ from tests.rigging import (
     ADDRESS,
     CSRC,
     HANG_S,
-    HERE,
+    MODELS,
     PLAIN,
     THREAD,
     compile_rig,
+    needs_spin,
     run_rig,
+    verify,
 )
 from tests.shares import PART, SHARE, portion
 
@@ -295,49 +297,32 @@ def test_control_a_ring_that_is_never_roomy_leaves_all_asleep(build):
 # -- the model -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def check_model(tmp_path_factory):
-    """Return a call that explores the model with some definitions."""
-    if shutil.which("spin") is None:
-        pytest.skip("needs spin")
-
-    def check(*defines):
-        place = tmp_path_factory.mktemp("model")
-        shutil.copy(HERE / "model" / "mpmc.pml", place)
-        for command in (
-            ["spin", "-a", *defines, "mpmc.pml"],
-            ["gcc", "-O2", "-w", "-DSAFETY", "-DCOLLAPSE", "-o", "pan", "pan.c"],
-        ):
-            subprocess.run(command, cwd=place, check=True, capture_output=True)
-        done = subprocess.run(
-            ["./pan", "-m100000"], cwd=place, capture_output=True, text=True, check=True
-        )
-        assert "max search depth too small" not in done.stdout
-        return done.stdout
-
-    return check
+MODEL = MODELS / "mpmc.pml"
 
 
-@pytest.mark.parametrize("defines", [[], ["-DDROPS"]], ids=["gets", "drops"])
-def test_the_model_survives_one_kill_anywhere(check_model, defines):
-    assert "errors: 0" in check_model(*defines)
+@needs_spin
+@pytest.mark.parametrize("defines", [[], ["DROPS"]], ids=["gets", "drops"])
+def test_the_model_survives_one_kill_anywhere(tmp_path, defines):
+    assert "errors: 0" in verify(tmp_path, MODEL, *defines)[2]
 
 
+@needs_spin
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_the_model_survives_one_kill_on_every_lap(check_model):
-    assert "errors: 0" in check_model("-DEACH=2")
+def test_the_model_survives_one_kill_on_every_lap(tmp_path):
+    assert "errors: 0" in verify(tmp_path, MODEL, "EACH=2")[2]
 
 
+@needs_spin
 @pytest.mark.parametrize(
     ("defines", "finding"),
     [
-        (["-DNO_RECOVERY"], "invalid end state"),
-        (["-DPUBLISH_DEAD"], "assertion violated"),
-        (["-DFALSE_DEATH", "-DEACH=2"], "assertion violated"),
-        (["-DTAGLESS", "-DDROPS"], "lost==condemned"),
+        (["NO_RECOVERY"], "invalid end state"),
+        (["PUBLISH_DEAD"], "assertion violated"),
+        (["FALSE_DEATH", "EACH=2"], "assertion violated"),
+        (["TAGLESS", "DROPS"], "lost==condemned"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_control_the_broken_models_fail(check_model, defines, finding):
-    assert finding in check_model(*defines)
+def test_control_the_broken_models_fail(tmp_path, defines, finding):
+    assert finding in verify(tmp_path, MODEL, *defines)[2]

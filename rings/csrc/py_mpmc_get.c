@@ -87,10 +87,10 @@ PyObject *member_get(Mpmc *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     return get_waiting(self, deadline_ns);
 }
 
-static void get_list(Mpmc *self, PyObject *list, Py_ssize_t count, struct run *run)
+static void fill_list(Mpmc *self, PyObject *list, Py_ssize_t count, struct run *run)
 {
-    Py_ssize_t got = 0;
-    for (; got < count; got++) {
+    Py_ssize_t got;
+    for (got = 0; got < count; got++) {
         PyObject *message = get_run(self, run, false);
         if (message == NULL)
             break;
@@ -117,7 +117,7 @@ PyObject *member_get_many(Mpmc *self, PyObject *limit)
         return NULL;
     }
     struct run run = mpmc_run(&self->member, MPMC_GET);
-    get_list(self, list, count, &run);
+    fill_list(self, list, count, &run);
     mpmc_run_end(&self->member, MPMC_GET, &run);
     if (run.done > 0)
         PyErr_Clear();
